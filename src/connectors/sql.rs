@@ -1,0 +1,1 @@
+//! What SQL databases share: quoting, and the difference between two table shapes.

@@ -1,0 +1,30 @@
+//! Named points at which a test can stop the engine: the places where a crash hurts most.
+//!
+//! In a normal build each is nothing. In test builds `FAILPOINTS=before_commit=return(kill)` kills the
+//! process there, and `return(error)` fails there; `2*off->return(kill)` waits for the third time.
+
+use crate::error::Result;
+
+/// Rows are written to files, the snapshot is not committed.
+pub const BEFORE_COMMIT: &str = "before_commit";
+/// The snapshot is committed, nobody was told.
+pub const AFTER_COMMIT: &str = "after_commit";
+/// The source is about to hear that rows are durable.
+pub const BEFORE_ACKNOWLEDGE: &str = "before_acknowledge";
+/// Rows are merged into the target, the transaction is still open.
+pub const IN_LOAD_TRANSACTION: &str = "in_load_transaction";
+/// The target's transaction is committed, nobody was told.
+pub const AFTER_LOAD: &str = "after_load";
+
+/// All crash points; the crash test visits each.
+pub const ALL: [&str; 5] = [BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
+
+/// Passes, unless a test says otherwise.
+pub fn point(name: &'static str) -> Result<()> {
+    let _ = name; // unused where the macro expands to nothing
+    fail::fail_point!(name, |action| match action.as_deref() {
+        Some("kill") => std::process::abort(),
+        _ => Err(crate::Error::new(crate::ErrorKind::Transient, format!("stopped at `{name}` by a test"))),
+    });
+    Ok(())
+}

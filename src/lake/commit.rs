@@ -1,0 +1,61 @@
+//! Makes data files visible in the lake: one call, one Iceberg snapshot.
+//!
+//! ```text
+//! data files ──┐
+//!              ├──▶ one swap in the catalog ──▶ snapshot 42
+//! watermark ───┘
+//! ```
+//!
+//! Rows and the watermark that covers them appear together or not at all. A crash before the
+//! swap leaves orphan files; after it, nothing is left to do.
+
+use std::collections::BTreeMap;
+
+use super::{LakeTable, Position, WrittenFile};
+use crate::delta::{SnapshotId, Watermark};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Budget;
+
+/// What to commit.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// New data files. May be empty: then only the watermark moves.
+    pub files: Vec<WrittenFile>,
+    /// What they do to what is there.
+    pub effect: Effect,
+    /// The position that was read from. [`Conflict`](ErrorKind::Conflict) when the table is elsewhere.
+    pub from: Option<Watermark>,
+    /// The position that covers the table afterwards.
+    pub to: Watermark,
+    /// Entries for the snapshot's summary, under `frazil.`: pass id, version, row counts.
+    pub summary: BTreeMap<String, String>,
+}
+
+/// What new files do to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Rows are added; none of them has a key that is there already.
+    Append,
+    /// Rows are added and older rows with their keys are hidden by position deletes.
+    Upsert,
+    /// The table becomes exactly these rows.
+    Replace,
+    /// A portion of a first read: committed aside (branch `frazil_first_read`), not yet shown.
+    FirstReadPart,
+    /// The last portion of a first read: it and all parts before it become the table.
+    FirstReadEnd,
+}
+
+impl LakeTable {
+    /// The newest position, resolved by walking the current snapshot's ancestors: rolling the table
+    /// back rewinds it. Of an unfinished first read, the position of its last part.
+    pub fn position(&self) -> Result<Option<Position>> {
+        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    }
+
+    /// Commits a change on the state that `self` was loaded at, and moves `self` to the result.
+    pub async fn commit(&mut self, change: Change, budget: Budget) -> Result<SnapshotId> {
+        let _ = (change, budget);
+        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    }
+}

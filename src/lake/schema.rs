@@ -1,0 +1,1 @@
+//! Arrow schemas and Iceberg schemas: which type is which, and what may become what.

@@ -1,0 +1,21 @@
+//! frazil: rows out of operational databases, into Iceberg snapshots, and on into warehouse tables.
+//!
+//! Data goes one way: source → delta → lake → merge → target. Start reading at [`sync`]; the map is
+//! in `docs/architecture.md`.
+
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod connectors;
+pub mod delta;
+pub mod error;
+pub mod faults;
+pub mod lake;
+pub mod memory;
+pub mod merge;
+pub mod source;
+pub mod sync;
+pub mod table;
+pub mod target;
+
+pub use error::{Error, ErrorKind, Result};

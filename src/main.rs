@@ -1,0 +1,7 @@
+//! Parse, run, exit code.
+
+/// Less fragmentation and faster small allocations than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {}

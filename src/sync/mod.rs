@@ -1,0 +1,190 @@
+//! A pass: what changed in a source becomes a snapshot, and what changed between snapshots becomes
+//! rows of a target. Start reading here.
+//!
+//! ```text
+//! pass ─┬─ extract   Source ──portions──▶ lake writers ──▶ commit(rows, watermark) ──▶ acknowledge
+//!       └─ load      lake delta ──▶ merge::collapse ──▶ Target::apply(rows, snapshot id)
+//! ```
+//!
+//! The two halves meet only at a snapshot id. A pass is bounded, keeps nothing in memory for the
+//! next one, and can be started again after a crash at any point: the position to go on from is
+//! read from the lake, and from the target.
+
+mod extract;
+mod load;
+mod report;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::connection::Connection;
+use crate::lake::Lake;
+use crate::memory::Budget;
+use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
+use crate::table::TableId;
+use crate::target::Deletes;
+
+pub use extract::{extract, lake_table_plan, read_request};
+pub use load::{load, target_table};
+pub use report::{ExtractReport, LoadReport, StreamReport, Verdict};
+
+/// One stream, resolved: every setting has its final value.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// Its name in the configuration and in reports: `public.orders`.
+    pub name: String,
+    /// Where rows come from.
+    pub source: Connection,
+    /// The table there.
+    pub source_table: TableId,
+    /// The table in the lake.
+    pub lake_table: TableId,
+    /// Where rows go to, if anywhere.
+    pub target: Option<TargetRef>,
+    /// What to keep, and how to read and load.
+    pub settings: StreamSettings,
+}
+
+/// A table in a target database.
+#[derive(Debug, Clone)]
+pub struct TargetRef {
+    /// The database.
+    pub connection: Connection,
+    /// The table.
+    pub table: TableId,
+}
+
+/// The settings of a stream that name no place.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    /// How rows are kept and loaded; `None`: `merge` when the source knows a primary key, else `append`.
+    pub mode: Option<Mode>,
+    /// The user's key; empty: the source's primary key.
+    pub primary_key: Vec<String>,
+    /// How changes are found.
+    pub change: ChangeDetection,
+    /// The cursor column; `None`: by the catalog.
+    pub cursor: Option<String>,
+    /// Read again what lies this far behind the watermark.
+    pub lag: Duration,
+    /// What happens to NULL cursors.
+    pub null_cursor: NullCursor,
+    /// What happens to cursors beyond the horizon.
+    pub beyond_horizon: BeyondHorizon,
+    /// What happens to values that do not fit.
+    pub values: ValuePolicy,
+    /// Columns to read; `None` for all.
+    pub columns: Option<Vec<String>>,
+    /// A condition in the source's SQL.
+    pub filter: Option<String>,
+    /// Partition transforms of the lake table.
+    pub partition_by: Vec<String>,
+    /// What happens in the target to deleted rows.
+    pub deletes: Deletes,
+    /// About how many source bytes of a first read are committed at a time.
+    pub portion_bytes: u64,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            primary_key: Vec::new(),
+            change: ChangeDetection::Auto,
+            cursor: None,
+            lag: Duration::ZERO,
+            null_cursor: NullCursor::default(),
+            beyond_horizon: BeyondHorizon::default(),
+            values: ValuePolicy::default(),
+            columns: None,
+            filter: None,
+            partition_by: Vec::new(),
+            deletes: Deletes::default(),
+            portion_bytes: DEFAULT_PORTION_BYTES,
+        }
+    }
+}
+
+/// A crash in a first read costs at most this much reading: some seconds.
+pub const DEFAULT_PORTION_BYTES: u64 = 2 << 30;
+
+/// How rows are kept in the lake and brought into the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One row a key, the current state.
+    #[serde(alias = "upsert", alias = "incremental")]
+    Merge,
+    /// Every row that ever came.
+    Append,
+    /// Everything anew each time, swapped in whole.
+    #[serde(alias = "full_refresh", alias = "full-refresh")]
+    Replace,
+}
+
+/// Which halves of a pass to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Legs {
+    /// Source to lake (`frazil sync`).
+    Extract,
+    /// Lake to target (`frazil load`).
+    Load,
+    /// Both (`frazil run`).
+    Both,
+}
+
+/// What all passes of a process share.
+#[derive(Clone)]
+pub struct Context {
+    /// The lake.
+    pub lake: Lake,
+    /// The memory that one stream may use.
+    pub budget: Budget,
+    /// Which run this is, for summaries and history.
+    pub run: uuid::Uuid,
+}
+
+/// Counts for whoever draws a progress bar. Rows may be counted that a failed commit drops again.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rows expected in this leg, 0 when unknown.
+    pub expected: AtomicU64,
+    /// Rows read from the source, or staged in the target.
+    pub rows: AtomicU64,
+    /// Arrow bytes of those rows.
+    pub bytes: AtomicU64,
+}
+
+impl Progress {
+    fn start(&self, expected: Option<u64>) {
+        self.expected.store(expected.unwrap_or(0), Ordering::Relaxed);
+        self.rows.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    fn add(&self, rows: u64, bytes: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Runs one pass of a stream. Never fails: the report says what happened.
+pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<Progress>) -> StreamReport {
+    let mut report = StreamReport::new(stream, context.run);
+    let outcome = async {
+        if legs != Legs::Load {
+            report.extract = Some(extract(context, stream, &progress).await?);
+        }
+        if legs != Legs::Extract && stream.target.is_some() {
+            report.load = Some(load(context, stream, &progress).await?);
+        }
+        Ok(())
+    }
+    .await;
+    report.close(outcome);
+    report
+}

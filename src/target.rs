@@ -1,0 +1,112 @@
+//! What a target promises: apply the change between two snapshots, once, whole or not at all.
+//!
+//! The id of the snapshot that a table shows is written in the transaction that changes its rows.
+//! So a load can be repeated after any crash: it finds either the old id and old rows, or both new.
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::delta::SnapshotId;
+use crate::error::Result;
+use crate::source::Finding;
+use crate::table::TableId;
+
+/// A database that rows are loaded into.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// The statements that [`prepare`](Self::prepare) would run, in order; empty when the table fits.
+    /// Fails with [`Schema`](crate::ErrorKind::Schema) when the table that is there cannot be made to fit.
+    async fn plan(&self, table: &TargetTable) -> Result<Vec<String>>;
+
+    /// Creates or widens the table and the control table. Never narrows and never drops.
+    async fn prepare(&self, table: &TargetTable) -> Result<()>;
+
+    /// What the table shows, or `None` when this stream never loaded it.
+    async fn applied(&self, stream: &str, table: &TableId) -> Result<Option<Applied>>;
+
+    /// Applies a change in one transaction and moves the table from `merge.from` to `merge.to`.
+    /// [`Conflict`](crate::ErrorKind::Conflict) when the table does not show `merge.from` (any more).
+    async fn apply(&self, merge: Merge) -> Result<MergeStats>;
+
+    /// What is wrong or missing for loading this table: rights, settings.
+    async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>>;
+}
+
+/// The table to load, as it should look.
+#[derive(Debug, Clone)]
+pub struct TargetTable {
+    /// Its name in the target.
+    pub id: TableId,
+    /// Its columns, with [`SOURCE_TYPE`](crate::table::SOURCE_TYPE) where known; the `_op` column is not among them.
+    pub schema: SchemaRef,
+    /// Key columns; empty for tables that are only appended to.
+    pub key: Vec<String>,
+    /// What happens to rows that were deleted in the lake.
+    pub deletes: Deletes,
+}
+
+/// Which state of the lake a target table shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The lake table's UUID: a table that was dropped and made anew is another one.
+    pub lake_table: uuid::Uuid,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+}
+
+/// A change to apply.
+pub struct Merge {
+    /// The stream's name: the control row's key, together with the table.
+    pub stream: String,
+    /// The table.
+    pub table: TargetTable,
+    /// What the table must show now.
+    pub from: Option<Applied>,
+    /// What it shows afterwards.
+    pub to: Applied,
+    /// How rows are brought in.
+    pub strategy: Strategy,
+    /// The table's columns and, at the end, `_op` (`Int8`, [`Op`](crate::delta::Op)); at most one row a
+    /// key, sorted by key where there is one. A delete carries its key only.
+    pub changes: SendableRecordBatchStream,
+    /// About how many rows `changes` has.
+    pub rows: Option<u64>,
+}
+
+/// How changes are brought into a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Insert, update and delete by key.
+    Merge,
+    /// Insert everything.
+    Append,
+    /// Everything there is becomes what `changes` has; readers see the old rows until the new are complete.
+    Replace,
+}
+
+/// What happens in a target to rows that were deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Deletes {
+    /// They are deleted.
+    #[default]
+    Hard,
+    /// `_deleted_at` is set; an upsert of the key clears it.
+    Soft,
+    /// They stay.
+    Ignore,
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct MergeStats {
+    /// Rows staged.
+    pub staged: u64,
+    /// Rows inserted or updated; rows that were already equal may be left out.
+    pub upserted: u64,
+    /// Rows deleted, or marked as such.
+    pub deleted: u64,
+}
