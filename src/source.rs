@@ -127,6 +127,9 @@ pub struct ReadPlan {
     /// Whether portions before the last may be committed on their own, because what changes in the
     /// meantime will be read again. Otherwise a crash starts the reading anew.
     pub resumable: bool,
+    /// Whether the reading goes on after `ReadRequest::from`. Otherwise it starts from nothing, and what
+    /// earlier parts of an unfinished first read left in the lake must be dropped.
+    pub continues: bool,
     /// Sentences for the user: what was picked, why, what was fallen back from, what is held back.
     pub notes: Vec<String>,
     /// The main statement sent to the source.

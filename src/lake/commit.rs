@@ -41,15 +41,26 @@ pub enum Effect {
     /// The table becomes exactly these rows.
     Replace,
     /// A portion of a first read: committed aside (branch `frazil_first_read`), not yet shown.
-    FirstReadPart,
+    FirstReadPart {
+        /// The reading was interrupted before, so rows may repeat keys of earlier parts: hide those.
+        overlaps: bool,
+    },
     /// The last portion of a first read: it and all parts before it become the table.
-    FirstReadEnd,
+    FirstReadEnd {
+        /// As for parts.
+        overlaps: bool,
+    },
 }
 
 impl LakeTable {
     /// The newest position, resolved by walking the current snapshot's ancestors: rolling the table
     /// back rewinds it. Of an unfinished first read, the position of its last part.
     pub fn position(&self) -> Result<Option<Position>> {
+        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    }
+
+    /// Drops the parts of an unfinished first read, so that it can start from nothing.
+    pub async fn abandon_first_read(&mut self) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, "not built yet"))
     }
 

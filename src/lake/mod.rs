@@ -116,6 +116,8 @@ pub enum TableMode {
     Merge,
     /// Every row that ever came, with `_op`, `_seq` and `_at`.
     Append,
+    /// Whatever the last read found; may have no key. Its deltas are always from nothing.
+    Replace,
 }
 
 /// One table as it was when loaded; [`reload`](Self::reload) and commits move it forward.
@@ -165,6 +167,28 @@ impl LakeTable {
     /// Where its files are.
     pub fn location(&self) -> &str {
         self.table.metadata().location()
+    }
+
+    /// Its columns now, with the `frazil:` metadata they were made with.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    }
+
+    /// How rows are kept.
+    pub fn mode(&self) -> TableMode {
+        TableMode::Merge
+    }
+
+    /// The key columns' names.
+    pub fn key(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Makes the table fit rows of `schema`: adds, widens and renames columns. Says what it did, in
+    /// sentences. [`Schema`](ErrorKind::Schema) when a change would lose something.
+    pub async fn evolve(&mut self, schema: &SchemaRef) -> Result<Vec<String>> {
+        let _ = schema;
+        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
     }
 
     /// The snapshot that readers see now.
