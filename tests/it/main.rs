@@ -1,1 +1,4 @@
-//! One integration binary.
+//! One integration binary: one link, and one place for fixtures.
+
+mod fixture;
+mod servers;

@@ -1,0 +1,44 @@
+//! Real servers for tests, started when first asked for and shared by all tests of a run.
+//!
+//! nextest runs each test in a process of its own, `cargo test` all in one. Both find the same server:
+//!
+//! ```text
+//! test process ──shared lock──▶ users          watchdog (a shell) ──▶ server
+//!      │                          ▲                │
+//!      └── no address yet? take `start`, begin ────┘ stops the server once nobody
+//!          the watchdog, wait for the address        has held `users` for a while
+//! ```
+//!
+//! The lock lives as long as its process, however that ends, so no server outlives a killed run for
+//! long. A server that cannot be had skips its test by name; in CI that is a failure.
+
+#![allow(dead_code)] // each helper is used by some test files, not by all
+
+mod shared;
+
+pub(crate) mod postgres;
+
+#[allow(unused_imports)]
+pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+
+/// Says that a test cannot run here; in CI that is a failure.
+pub(crate) fn skip(needs: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(std::env::var_os("CI").is_none(), "{test} needs {needs}, which CI must have");
+    eprintln!("skipped: {test} needs {needs}");
+}
+
+/// A port that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Finds a program on PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
