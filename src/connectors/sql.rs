@@ -1,1 +1,304 @@
 //! What SQL databases share: quoting, and the difference between two table shapes.
+//!
+//! ```text
+//! columns wanted ──┐
+//!                  ├──▶ reshape ──▶ statements, or one error that names every column that cannot fit
+//! columns there  ──┘
+//! ```
+//!
+//! A table is only ever widened: nothing here drops a column, narrows a type or renames. What we did
+//! not make, we do not alter beyond adding columns; then the error holds the statement to run.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableId;
+
+/// How one kind of database writes names and what it can alter.
+#[derive(Debug)]
+pub struct Dialect {
+    /// The database, for messages.
+    pub name: &'static str,
+    /// The longest name in bytes; longer ones would be cut off without an error.
+    pub longest_name: usize,
+    /// Whether `ALTER TABLE … ALTER COLUMN` exists.
+    pub alters_columns: bool,
+}
+
+/// Postgres: `NAMEDATALEN - 1` bytes a name.
+pub static POSTGRES: Dialect = Dialect { name: "postgres", longest_name: 63, alters_columns: true };
+
+/// SQLite: names are as long as one likes, and a column stays as it was made.
+pub static SQLITE: Dialect = Dialect { name: "sqlite", longest_name: usize::MAX, alters_columns: false };
+
+impl Dialect {
+    /// A name, quoted: case, reserved words, spaces and quotes are kept as they are.
+    pub fn ident(&self, name: &str) -> String {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+
+    /// A table's name, quoted, with its schema where there is one.
+    pub fn table(&self, table: &TableId) -> String {
+        match &table.schema {
+            Some(schema) => format!("{}.{}", self.ident(schema), self.ident(&table.name)),
+            None => self.ident(&table.name),
+        }
+    }
+
+    /// Names, quoted, with commas between them.
+    pub fn list<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> String {
+        names.into_iter().map(|name| self.ident(name.as_ref())).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Refuses names that this database would cut off or cannot hold.
+    pub fn check_name(&self, name: &str) -> Result<()> {
+        let problem = if name.is_empty() {
+            "a name is empty".to_owned()
+        } else if name.contains('\0') {
+            "a name contains a NUL character".to_owned()
+        } else if name.len() > self.longest_name {
+            format!(
+                "a name of {} bytes is too long for {}, which cuts names after {}",
+                name.len(),
+                self.name,
+                self.longest_name
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Config, problem)
+            .with("name", name)
+            .hint("choose a shorter name in the target"))
+    }
+
+    /// Checks the table's own name and those of its columns; two columns of one name are refused too.
+    pub fn check_names<'a>(&self, table: &TableId, columns: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let mut seen = std::collections::HashSet::new();
+        for name in table.schema.as_deref().into_iter().chain([table.name.as_str()]) {
+            self.check_name(name).map_err(|error| error.with("table", table))?;
+        }
+        for name in columns {
+            self.check_name(name).map_err(|error| error.with("table", table))?;
+            if !seen.insert(name) {
+                return Err(Error::new(ErrorKind::Config, "two columns have the same name")
+                    .with("table", table)
+                    .with("column", name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A column as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// Its type in the target's own words.
+    pub data_type: String,
+    /// Whether the source promises a value in every row.
+    pub not_null: bool,
+}
+
+/// A column that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Its name.
+    pub name: String,
+    /// Its type in the target's own words.
+    pub data_type: String,
+    /// Whether it refuses NULL.
+    pub not_null: bool,
+    /// Whether the database fills it when nothing is given: a default, an identity.
+    pub defaulted: bool,
+    /// Whether it is computed from other columns, and so never written.
+    pub generated: bool,
+}
+
+/// The statement that creates a table; without a key when `key` is empty.
+pub fn create_table(dialect: &Dialect, table: &TableId, columns: &[Wanted], key: &[String]) -> String {
+    let mut lines: Vec<String> = columns
+        .iter()
+        .map(|column| {
+            let not_null = if column.not_null { " NOT NULL" } else { "" };
+            format!("  {} {}{not_null}", dialect.ident(&column.name), column.data_type)
+        })
+        .collect();
+    if !key.is_empty() {
+        lines.push(format!("  PRIMARY KEY ({})", dialect.list(key)));
+    }
+    format!("CREATE TABLE {} (\n{}\n)", dialect.table(table), lines.join(",\n"))
+}
+
+/// The statements that make the table that is there hold the columns wanted, in order; none when it
+/// fits. `ours` says that we created the table, so that its columns may be widened too.
+///
+/// `fits(narrow, wide)` says whether each value of the first type is a value of the second, unchanged.
+pub fn reshape(
+    dialect: &Dialect,
+    table: &TableId,
+    wanted: &[Wanted],
+    present: &[Present],
+    ours: bool,
+    fits: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<String>> {
+    let alter = format!("ALTER TABLE {}", dialect.table(table));
+    let mut statements = Vec::new();
+    let mut misfits: Vec<String> = Vec::new();
+    let mut remedies: Vec<String> = Vec::new();
+
+    for column in wanted {
+        let name = dialect.ident(&column.name);
+        let Some(there) = present.iter().find(|there| there.name == column.name) else {
+            // Rows that are there have no value for it, so that it cannot be NOT NULL.
+            statements.push(format!("{alter} ADD COLUMN {name} {}", column.data_type));
+            continue;
+        };
+        if there.generated {
+            continue;
+        }
+        if !fits(&column.data_type, &there.data_type) {
+            let widen = format!("{alter} ALTER COLUMN {name} TYPE {}", column.data_type);
+            let lossless = fits(&there.data_type, &column.data_type);
+            if ours && lossless && dialect.alters_columns {
+                statements.push(widen);
+            } else {
+                misfits.push(format!(
+                    "column `{}` is {} there and {} in the stream",
+                    column.name, there.data_type, column.data_type
+                ));
+                if dialect.alters_columns {
+                    let using =
+                        if lossless { String::new() } else { format!(" USING {name}::{}", column.data_type) };
+                    remedies.push(format!("{widen}{using}"));
+                }
+            }
+        }
+        if there.not_null && !column.not_null && ours && dialect.alters_columns {
+            statements.push(format!("{alter} ALTER COLUMN {name} DROP NOT NULL"));
+        }
+    }
+    for there in present {
+        let unfilled = there.not_null && !there.defaulted && !there.generated;
+        if unfilled && !wanted.iter().any(|column| column.name == there.name) {
+            misfits.push(format!("column `{}` needs a value and the stream has none for it", there.name));
+            if dialect.alters_columns {
+                remedies.push(format!("{alter} ALTER COLUMN {} DROP NOT NULL", dialect.ident(&there.name)));
+            }
+        }
+    }
+
+    if misfits.is_empty() {
+        return Ok(statements);
+    }
+    let error =
+        Error::new(ErrorKind::Schema, format!("the target table has another shape: {}", misfits.join("; ")))
+            .with("table", table);
+    Err(if remedies.is_empty() {
+        error.hint("load into another table, or rename this one away")
+    } else {
+        error.hint(format!("to make it fit, if its data allow: {}", remedies.join("; ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    /// `name type [!]` a line; `!` is NOT NULL, `=` a default, `g` generated.
+    fn columns(text: &str) -> Vec<(String, String, String)> {
+        text.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(|line| {
+                let mut words = line.split_whitespace().map(str::to_owned);
+                (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or_default())
+            })
+            .collect()
+    }
+
+    fn check(ours: bool, wanted: &str, present: &str, expected: Expect) {
+        let wanted: Vec<_> = columns(wanted)
+            .into_iter()
+            .map(|(name, data_type, flags)| Wanted { name, data_type, not_null: flags.contains('!') })
+            .collect();
+        let present: Vec<_> = columns(present)
+            .into_iter()
+            .map(|(name, data_type, flags)| Present {
+                name,
+                data_type,
+                not_null: flags.contains('!'),
+                defaulted: flags.contains('='),
+                generated: flags.contains('g'),
+            })
+            .collect();
+        let fits = |narrow: &str, wide: &str| narrow == wide || (narrow, wide) == ("int", "bigint");
+        let table = TableId::new("s", "T");
+        let text = match reshape(&POSTGRES, &table, &wanted, &present, ours, fits) {
+            Ok(statements) => statements.join("\n"),
+            Err(error) => format!("{error:?}"),
+        };
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn names_are_quoted_and_bounded() {
+        assert_eq!(POSTGRES.table(&TableId::new("My Schema", "a\"b")), r#""My Schema"."a""b""#);
+        assert_eq!(SQLITE.table(&TableId::bare("select")), r#""select""#);
+        assert!(POSTGRES.check_name(&"ä".repeat(31)).is_ok());
+        expect!["config: a name of 64 bytes is too long for postgres, which cuts names after 63 (name: ääääääääääääääääääääääääääääääää)\n  hint: choose a shorter name in the target"]
+            .assert_eq(&format!("{:?}", POSTGRES.check_name(&"ä".repeat(32)).unwrap_err()));
+        assert!(POSTGRES.check_names(&TableId::bare("t"), ["a", "A"]).is_ok());
+        assert!(POSTGRES.check_names(&TableId::bare("t"), ["a", "a"]).is_err());
+    }
+
+    #[test]
+    fn a_table_is_created_with_its_key() {
+        let columns = [
+            Wanted { name: "Id".into(), data_type: "bigint".into(), not_null: true },
+            Wanted { name: "order".into(), data_type: "text".into(), not_null: false },
+        ];
+        expect![[r#"
+            CREATE TABLE "orders" (
+              "Id" bigint NOT NULL,
+              "order" text,
+              PRIMARY KEY ("Id")
+            )"#]]
+        .assert_eq(&create_table(&SQLITE, &TableId::bare("orders"), &columns, &["Id".into()]));
+    }
+
+    #[test]
+    fn a_table_that_fits_is_left_alone() {
+        check(
+            false,
+            "id int !\nname text",
+            "id bigint !\nname text !\nextra text\nat text !=\nsum int !g",
+            expect![""],
+        );
+    }
+
+    #[test]
+    fn missing_columns_are_added_and_our_own_are_widened() {
+        check(
+            true,
+            "id bigint !\nname text\nnew text !",
+            "id int !\nname text !",
+            expect![[r#"
+                ALTER TABLE "s"."T" ALTER COLUMN "id" TYPE bigint
+                ALTER TABLE "s"."T" ALTER COLUMN "name" DROP NOT NULL
+                ALTER TABLE "s"."T" ADD COLUMN "new" text"#]],
+        );
+    }
+
+    #[test]
+    fn what_cannot_fit_is_named_with_both_types_and_a_way_out() {
+        check(
+            false,
+            "id bigint !\nname text\nat date",
+            "id int !\nname bytea\nat date\nneeded text !",
+            expect![[r#"
+                schema: the target table has another shape: column `id` is int there and bigint in the stream; column `name` is bytea there and text in the stream; column `needed` needs a value and the stream has none for it (table: s.T)
+                  hint: to make it fit, if its data allow: ALTER TABLE "s"."T" ALTER COLUMN "id" TYPE bigint; ALTER TABLE "s"."T" ALTER COLUMN "name" TYPE text USING "name"::text; ALTER TABLE "s"."T" ALTER COLUMN "needed" DROP NOT NULL"#]],
+        );
+    }
+}
