@@ -13,13 +13,16 @@
 //! long. A server that cannot be had skips its test by name; in CI that is a failure.
 
 #![allow(dead_code)] // each helper is used by some test files, not by all
+#![allow(unused_imports)]
 
+mod judge;
+mod postgres;
+mod s3;
 mod shared;
 
-pub(crate) mod postgres;
-
-#[allow(unused_imports)]
+pub(crate) use judge::{Store, judge, judge_in};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
+pub(crate) use s3::{S3, s3};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -41,4 +44,14 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
+}
+
+/// Finds a program that `scripts/setup-tests.sh` installs.
+pub(crate) fn tools(program: &str) -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let home = variable("FRAZIL_TESTS_HOME").or_else(|| {
+        let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+        Some(cache.join("frazil-tests"))
+    })?;
+    Some(home.join("venv/bin").join(program)).filter(|file| file.is_file())
 }

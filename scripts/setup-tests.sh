@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Rust, from the package managers: a Postgres server, and a Python
+# environment with independent Iceberg readers and an S3 server. Does nothing where all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+command -v openssl >/dev/null || missing+=(openssl)
+command -v flock >/dev/null || missing+=(util-linux)
+# Postgres' programs are not on PATH on Debian; the tests look where they are.
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || missing+=(postgresql)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # Packages must not start servers of their own: tests start theirs.
+        policy=/usr/sbin/policy-rc.d
+        [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy; chmod +x $policy; trap 'rm -f $policy' EXIT; }
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        echo "please install: ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+
+home="${FRAZIL_TESTS_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/frazil-tests}"
+wanted=tests/it/requirements.txt
+mkdir -p "$home"
+exec 9>"$home/lock"
+flock 9
+if ! cmp -s "$wanted" "$home/installed.txt"; then
+    rm -rf "$home/venv"
+    python3 -m venv "$home/venv"
+    "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$home/installed.txt"
+fi
