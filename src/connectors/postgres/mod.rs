@@ -2,8 +2,13 @@
 
 use super::Connector;
 
+mod connect;
+mod error;
+mod params;
 mod source;
+mod tap;
 mod target;
+mod tls;
 
 /// The line in `CONNECTORS`.
 pub(super) const CONNECTOR: Connector = Connector {

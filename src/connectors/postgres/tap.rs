@@ -1,0 +1,185 @@
+//! Takes the rows of a COPY off a connection in large blocks, before the client library sees them.
+//!
+//! ```text
+//!                         ┌── everything else ──▶ tokio-postgres (log-in, statements, errors)
+//! socket ──▶ TLS ──▶ Tap ─┤
+//!                         └── runs of CopyData ──▶ bounded channel ──▶ decoder
+//! ```
+//!
+//! The library hands out one reference-counted buffer a row, through a channel, from reads of 8 KiB:
+//! that costs more than decoding the row. The tap reads into one large buffer and, while it is
+//! switched on, hands on whole runs of messages as they lie there. It knows of the protocol only that
+//! a message is a tag and a length. Whoever does not take blocks stops the reading, and so the server.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::channel::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
+
+/// A read asks for this much: the largest block, and what a run of rows costs in memory.
+pub(super) const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks that wait for the decoder: enough that neither side waits for the other's scheduling.
+const BLOCKS_WAITING: usize = 4;
+/// Tag and length.
+const HEADER: usize = 5;
+/// No message of ours is longer; a longer one means that we lost our place.
+const MESSAGE_LIMIT: usize = 1 << 30;
+
+const COPY_DATA: u8 = b'd';
+const COPY_DONE: u8 = b'c';
+const ERROR: u8 = b'E';
+
+/// Switches the tap of a connection.
+#[derive(Clone, Default)]
+pub(super) struct Switch(Arc<Mutex<Option<mpsc::Sender<Bytes>>>>);
+
+impl Switch {
+    /// The rows of the next COPY come out here, as whole CopyData messages with their headers. The
+    /// channel ends with the COPY, however that ends.
+    pub(super) fn open(&self) -> mpsc::Receiver<Bytes> {
+        let (sender, receiver) = mpsc::channel(BLOCKS_WAITING);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    fn take(&self) -> Option<mpsc::Sender<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A stream with a tap in it.
+pub(super) struct Tap<S> {
+    inner: S,
+    switch: Switch,
+    buffer: BytesMut,
+    /// Bytes of the current message that the library still has to get.
+    passing: usize,
+    /// Where rows go, between the first row of a COPY and its end.
+    rows: Option<mpsc::Sender<Bytes>>,
+    /// A run of messages that waits for room in the channel.
+    run: Option<Bytes>,
+}
+
+impl<S> Tap<S> {
+    pub(super) fn new(inner: S, switch: Switch) -> Self {
+        Self { inner, switch, buffer: BytesMut::new(), passing: 0, rows: None, run: None }
+    }
+
+    /// Length of the message at the start of `bytes`, header included.
+    fn message_len(bytes: &[u8]) -> io::Result<Option<usize>> {
+        let Some(header) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
+        let len = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        if !(4..MESSAGE_LIMIT).contains(&len) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message has an impossible length"));
+        }
+        Ok(Some(len + 1))
+    }
+
+    /// Length of the complete CopyData messages at the start of the buffer.
+    fn run_len(&self) -> io::Result<usize> {
+        let mut end = 0;
+        while self.buffer.get(end) == Some(&COPY_DATA) {
+            match Self::message_len(&self.buffer[end..])? {
+                Some(len) if end + len <= self.buffer.len() => end += len,
+                _ => break,
+            }
+        }
+        Ok(end)
+    }
+}
+
+impl<S: AsyncRead + Unpin> Tap<S> {
+    /// Reads once into the buffer; false at the end of the stream.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.buffer.capacity() - self.buffer.len() < BLOCK_BYTES / 4 {
+            self.buffer.reserve(BLOCK_BYTES);
+        }
+        let read = std::pin::pin!(self.inner.read_buf(&mut self.buffer)).poll(cx);
+        Poll::Ready(Ok(ready!(read)? > 0))
+    }
+
+    /// Hands a waiting run on.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.run.is_some() {
+            let gone = || io::Error::new(io::ErrorKind::ConnectionAborted, "nobody reads the rows any more");
+            let rows = self.rows.as_mut().ok_or_else(gone)?;
+            ready!(rows.poll_ready(cx)).map_err(|_| gone())?;
+            if let Some(run) = self.run.take() {
+                rows.start_send(run).map_err(|_| gone())?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            ready!(this.poll_send(cx))?;
+            if this.passing > 0 && !this.buffer.is_empty() {
+                let len = this.passing.min(this.buffer.len()).min(out.remaining());
+                out.put_slice(&this.buffer[..len]);
+                this.buffer.advance(len);
+                this.passing -= len;
+                return Poll::Ready(Ok(()));
+            }
+            if this.passing == 0
+                && let Some(len) = Self::message_len(&this.buffer)?
+            {
+                let tag = this.buffer[0];
+                if tag == COPY_DATA && this.rows.is_none() {
+                    this.rows = this.switch.take();
+                }
+                if tag != COPY_DATA || this.rows.is_none() {
+                    if tag == COPY_DONE || tag == ERROR {
+                        // The COPY is over, or failed before its first row.
+                        this.rows = None;
+                        this.switch.take();
+                    }
+                    this.passing = len;
+                    continue;
+                }
+                let run = this.run_len()?;
+                if run > 0 {
+                    this.run = Some(this.buffer.split_to(run).freeze());
+                    continue;
+                }
+                // A row larger than the buffer: make room for all of it at once.
+                this.buffer.reserve(len.saturating_sub(this.buffer.len()));
+            }
+            if !ready!(this.poll_fill(cx))? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Tap<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.inner.channel_binding()
+    }
+}
