@@ -11,10 +11,16 @@
 
 use std::collections::BTreeMap;
 
+use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
+use iceberg::{TableRequirement, TableUpdate};
+
 use super::{LakeTable, Position, WrittenFile};
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
+
+/// Snapshot summary: this snapshot is a part of a first read that readers do not see yet.
+pub(super) const UNFINISHED: &str = "frazil.unfinished";
 
 /// What to commit.
 #[derive(Debug, Clone)]
@@ -69,4 +75,18 @@ impl LakeTable {
         let _ = (change, budget);
         Err(Error::new(ErrorKind::Unsupported, "not built yet"))
     }
+}
+
+/// The update that makes `to` the current snapshot if `from` still is.
+pub(super) fn moved_main(
+    table: &LakeTable,
+    from: SnapshotId,
+    to: SnapshotId,
+) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
+    let requirements = vec![
+        TableRequirement::UuidMatch { uuid: table.uuid() },
+        TableRequirement::RefSnapshotIdMatch { r#ref: MAIN_BRANCH.to_owned(), snapshot_id: Some(from.0) },
+    ];
+    let reference = SnapshotReference::new(to.0, SnapshotRetention::branch(None, None, None));
+    (requirements, vec![TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference }])
 }

@@ -16,6 +16,9 @@ mod commit;
 #[allow(dead_code)] // until commit calls it
 mod deletes;
 mod delta;
+mod history;
+mod manifest;
+mod partition;
 mod scan;
 mod schema;
 mod storage;
@@ -26,6 +29,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
+use iceberg::TableCreation;
 use uuid::Uuid;
 
 use crate::delta::{SnapshotId, Watermark};
@@ -36,6 +40,18 @@ pub use commit::{Change, Effect};
 pub use delta::{DeltaExtent, TableDelta};
 pub use storage::Stores;
 pub use write::{TableWriter, WrittenFile};
+
+/// The namespace of tables that name none.
+pub(crate) const DEFAULT_NAMESPACE: &str = "main";
+/// The layout of our own properties and summary entries. A table with a higher number was written by
+/// a newer version, and is refused rather than misread.
+const FORMAT: u32 = 1;
+/// Table property: [`FORMAT`].
+const FORMAT_PROPERTY: &str = "frazil.format";
+/// Table property: [`TableMode`].
+const MODE_PROPERTY: &str = "frazil.mode";
+/// Table property: the field ids of the key, as a JSON array in key order.
+const KEY_PROPERTY: &str = "frazil.key";
 
 /// Where the lake is.
 #[derive(Clone)]
@@ -65,8 +81,22 @@ pub struct Lake {
 impl Lake {
     /// Opens the catalog. A directory or prefix that is not there yet is an empty lake.
     pub async fn open(settings: &LakeSettings) -> Result<Self> {
-        let _ = settings;
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        let stores = Arc::new(Stores::new(settings.options.clone()));
+        let catalog = match settings.catalog.as_str() {
+            "filesystem" => catalog::Filesystem::new(&settings.warehouse, stores.clone())?,
+            other if other.contains("://") => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this build has only the `filesystem` catalog",
+                )
+                .hint("leave `catalog` out, or set it to `filesystem`"));
+            }
+            other => {
+                return Err(Error::new(ErrorKind::Config, format!("`{other}` is not a catalog"))
+                    .hint("set `catalog: filesystem`"));
+            }
+        };
+        Ok(Self { catalog: Arc::new(catalog), stores })
     }
 
     /// All tables, in name order.
@@ -81,8 +111,10 @@ impl Lake {
 
     /// A new, empty table.
     pub async fn create(&self, spec: TableSpec) -> Result<LakeTable> {
-        let _ = spec;
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        let id = spec.id.clone();
+        let creation = creation(spec).map_err(|error| error.with("table", &id))?;
+        let table = self.catalog.create(&id, creation).await?;
+        Ok(self.wrap(&id, table))
     }
 
     /// The object stores, for DataFusion's registry.
@@ -93,6 +125,39 @@ impl Lake {
     fn wrap(&self, id: &TableId, table: iceberg::table::Table) -> LakeTable {
         LakeTable { id: id.clone(), table, catalog: self.catalog.clone(), stores: self.stores.clone() }
     }
+}
+
+/// What the catalog is asked to make.
+fn creation(spec: TableSpec) -> Result<TableCreation> {
+    if spec.mode == TableMode::Merge && spec.key.is_empty() {
+        return Err(Error::new(ErrorKind::Config, "a merge table needs a key")
+            .hint("set `primary_key`, or `mode: append` to keep every row that comes"));
+    }
+    let schema = schema::to_iceberg(&spec.schema, &spec.key)?;
+    // A new table's ids are given anew, top level first: these are the ids that it will have.
+    let fresh = schema::fresh_ids(&schema)?;
+    let key: Vec<i32> = spec.key.iter().filter_map(|name| fresh.field_id_by_name(name)).collect();
+    let mut properties = schema::column_properties(&spec.schema, &fresh);
+    properties.extend([
+        (FORMAT_PROPERTY.to_owned(), FORMAT.to_string()),
+        (MODE_PROPERTY.to_owned(), spec.mode.name().to_owned()),
+        (KEY_PROPERTY.to_owned(), serde_json::to_string(&key).expect("numbers are JSON")),
+        ("write.parquet.compression-codec".to_owned(), "zstd".to_owned()),
+        ("write.metadata.delete-after-commit.enabled".to_owned(), "true".to_owned()),
+    ]);
+    if spec.mode == TableMode::Merge {
+        for operation in ["delete", "update", "merge"] {
+            // What other engines that write here should do as well.
+            properties.insert(format!("write.{operation}.mode"), "merge-on-read".to_owned());
+        }
+    }
+    let partition_spec = partition::spec(&schema, &spec.partition_by)?;
+    Ok(TableCreation::builder()
+        .name(spec.id.name)
+        .schema(schema)
+        .partition_spec(partition_spec)
+        .properties(properties)
+        .build())
 }
 
 /// A table to be made.
@@ -119,6 +184,16 @@ pub enum TableMode {
     Append,
     /// Whatever the last read found; may have no key. Its deltas are always from nothing.
     Replace,
+}
+
+impl TableMode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Merge => "merge",
+            Self::Append => "append",
+            Self::Replace => "replace",
+        }
+    }
 }
 
 /// One table as it was when loaded; [`reload`](Self::reload) and commits move it forward.
@@ -170,19 +245,27 @@ impl LakeTable {
         self.table.metadata().location()
     }
 
+    /// How rows are kept. A table that another engine made is an append table.
+    pub fn mode(&self) -> TableMode {
+        match self.property(MODE_PROPERTY) {
+            Some("merge") => TableMode::Merge,
+            Some("replace") => TableMode::Replace,
+            _ => TableMode::Append,
+        }
+    }
+
+    /// The key's columns, in key order; by field id, so that a rename keeps the key.
+    pub fn key(&self) -> Vec<String> {
+        let schema = self.table.metadata().current_schema();
+        let kept = self.property(KEY_PROPERTY).and_then(|text| serde_json::from_str::<Vec<i32>>(text).ok());
+        let ids = kept.unwrap_or_else(|| schema.identifier_field_ids().collect());
+        ids.into_iter().filter_map(|id| schema.name_by_field_id(id).map(str::to_owned)).collect()
+    }
+
     /// Its columns now, with the `frazil:` metadata they were made with.
     pub fn schema(&self) -> Result<SchemaRef> {
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
-    }
-
-    /// How rows are kept.
-    pub fn mode(&self) -> TableMode {
-        TableMode::Merge
-    }
-
-    /// The key columns' names.
-    pub fn key(&self) -> Vec<String> {
-        Vec::new()
+        let metadata = self.table.metadata();
+        Ok(schema::to_arrow(metadata.current_schema(), metadata.properties()))
     }
 
     /// Makes the table fit rows of `schema`: adds, widens and renames columns. Says what it did, in
@@ -190,6 +273,20 @@ impl LakeTable {
     pub async fn evolve(&mut self, schema: &SchemaRef) -> Result<Vec<String>> {
         let _ = schema;
         Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    }
+
+    /// Looks again at the catalog.
+    pub async fn reload(&mut self) -> Result<()> {
+        let uuid = self.uuid();
+        let table = self.catalog.load(&self.id).await?.filter(|table| table.metadata().uuid() == uuid);
+        self.table = table.ok_or_else(|| {
+            Error::new(ErrorKind::Conflict, "the table was dropped or made anew").with("table", &self.id)
+        })?;
+        Ok(())
+    }
+
+    fn property(&self, name: &str) -> Option<&str> {
+        self.table.metadata().properties().get(name).map(String::as_str)
     }
 
     /// The snapshot that readers see now.

@@ -1,4 +1,5 @@
 //! One integration binary: one link, and one place for fixtures.
 
 mod fixture;
+mod lake_catalog;
 mod servers;

@@ -1,11 +1,15 @@
 //! Who knows where a table's current metadata is, and swaps it atomically.
 
+mod filesystem;
+
 use async_trait::async_trait;
 use iceberg::table::Table;
 use iceberg::{TableCreation, TableRequirement, TableUpdate};
 
 use crate::error::Result;
 use crate::table::TableId;
+
+pub use filesystem::Filesystem;
 
 /// A compare-and-swap over table metadata.
 #[async_trait]

@@ -1,0 +1,122 @@
+//! Which files make up a snapshot, with all that a manifest says of them.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use iceberg::spec::{DataContentType, DataFile, ManifestContentType, ManifestFile, Snapshot};
+use iceberg::table::Table;
+
+use super::storage::iceberg_error;
+use super::{LakeTable, SnapshotId};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Manifests that are fetched at once: enough to hide an object store's latency, few enough that
+/// their decoded entries stay small in memory.
+const FETCHES: usize = 8;
+
+/// The files of one snapshot.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LiveFiles {
+    /// Files with rows.
+    pub(super) data: Vec<LiveFile>,
+    /// Files that hide rows: position deletes, and equality deletes if another engine wrote some.
+    pub(super) deletes: Vec<LiveFile>,
+}
+
+/// One file of a snapshot. Path, size, record count, bounds, partition, content type and
+/// `referenced_data_file` are on `file`.
+#[derive(Debug, Clone)]
+pub(super) struct LiveFile {
+    /// As it stands in the manifest.
+    pub(super) file: Arc<DataFile>,
+    /// The partition spec it was written by.
+    pub(super) spec_id: i32,
+    /// The data sequence number: a delete file hides rows of data files that are not newer.
+    pub(super) sequence: i64,
+    /// The snapshot that added it.
+    pub(super) added_by: SnapshotId,
+}
+
+impl LiveFile {
+    /// Where it is.
+    pub(super) fn path(&self) -> &str {
+        self.file.file_path()
+    }
+}
+
+impl LakeTable {
+    /// The files of a snapshot (`None`: the current one; of an empty table, none).
+    pub(super) async fn live_files(&self, at: Option<SnapshotId>) -> Result<LiveFiles> {
+        let metadata = self.table.metadata();
+        let snapshot = match at {
+            None => metadata.current_snapshot(),
+            Some(id) => Some(metadata.snapshot_by_id(id.0).ok_or_else(|| self.no_snapshot(id))?),
+        };
+        match snapshot {
+            Some(snapshot) => {
+                live_files(&self.table, snapshot).await.map_err(|error| error.with("table", &self.id))
+            }
+            None => Ok(LiveFiles::default()),
+        }
+    }
+
+    /// That a snapshot is not known, or not any more.
+    pub(super) fn no_snapshot(&self, id: SnapshotId) -> Error {
+        Error::new(ErrorKind::Config, "the snapshot does not exist")
+            .with("table", &self.id)
+            .with("snapshot", id)
+            .hint("it may have expired; `frazil snapshots` lists those that are left")
+    }
+}
+
+/// The manifests of a snapshot.
+pub(super) async fn manifests(table: &Table, snapshot: &Snapshot) -> Result<Vec<ManifestFile>> {
+    let snapshot = Arc::new(snapshot.clone());
+    let list = table.manifest_list_reader(&snapshot).load().await.map_err(iceberg_error)?;
+    Ok(list.consume_entries().into_iter().collect())
+}
+
+/// The files of a snapshot.
+pub(super) async fn live_files(table: &Table, snapshot: &Snapshot) -> Result<LiveFiles> {
+    let manifests = manifests(table, snapshot).await?;
+    let loads =
+        manifests.iter().filter(|manifest| may_hold_live(manifest)).map(|manifest| entries(table, manifest));
+    let mut live = LiveFiles::default();
+    let mut loaded = futures::stream::iter(loads).buffered(FETCHES);
+    while let Some(files) = loaded.try_next().await? {
+        for file in files {
+            match file.file.content_type() {
+                DataContentType::Data => live.data.push(file),
+                _ => live.deletes.push(file),
+            }
+        }
+    }
+    Ok(live)
+}
+
+/// The live files of one manifest.
+pub(super) async fn entries(table: &Table, manifest: &ManifestFile) -> Result<Vec<LiveFile>> {
+    let loaded = manifest.load_manifest(table.file_io()).await.map_err(iceberg_error)?;
+    let (entries, _) = loaded.into_parts();
+    let mut files = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if !entry.is_alive() {
+            continue;
+        }
+        let sequence = entry.sequence_number().unwrap_or(manifest.sequence_number);
+        let added_by = SnapshotId(entry.snapshot_id().unwrap_or(manifest.added_snapshot_id));
+        files.push(LiveFile {
+            file: Arc::new(entry.data_file().clone()),
+            spec_id: manifest.partition_spec_id,
+            sequence,
+            added_by,
+        });
+    }
+    Ok(files)
+}
+
+/// A manifest that only records removals need not be read.
+fn may_hold_live(manifest: &ManifestFile) -> bool {
+    debug_assert!(matches!(manifest.content, ManifestContentType::Data | ManifestContentType::Deletes));
+    manifest.has_added_files() || manifest.has_existing_files()
+}

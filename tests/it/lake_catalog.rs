@@ -1,0 +1,122 @@
+//! Tables of the embedded catalog: made, found, damaged, raced for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use frazil::ErrorKind;
+use frazil::lake::{Lake, LakeSettings, LakeTable, TableMode, TableSpec};
+use frazil::table::TableId;
+
+struct Place {
+    _dir: tempfile::TempDir,
+    lake: Lake,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = LakeSettings {
+            warehouse: dir.path().join("a lake").display().to_string(),
+            catalog: "filesystem".into(),
+            options: BTreeMap::new(),
+        };
+        Self { lake: Lake::open(&settings).await.unwrap(), _dir: dir }
+    }
+
+    async fn create(&self, id: &TableId) -> frazil::Result<LakeTable> {
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("name", DataType::Utf8, true),
+        ]);
+        self.lake
+            .create(TableSpec {
+                id: id.clone(),
+                schema: Arc::new(schema),
+                mode: TableMode::Merge,
+                key: vec!["id".into()],
+                partition_by: vec!["bucket(4, id)".into()],
+            })
+            .await
+    }
+}
+
+fn metadata(table: &LakeTable, file: &str) -> PathBuf {
+    PathBuf::from(table.location().strip_prefix("file://").unwrap()).join("metadata").join(file)
+}
+
+#[tokio::test]
+async fn a_table_that_was_made_is_found() {
+    let place = Place::new().await;
+    assert!(place.lake.tables().await.unwrap().is_empty());
+    for id in [TableId::new("sales dept", "Order/Items"), TableId::bare("größe"), TableId::new("a", "b.c")]
+    {
+        assert!(place.lake.table(&id).await.unwrap().is_none());
+        let made = place.create(&id).await.unwrap();
+        let found = place.lake.table(&id).await.unwrap().unwrap();
+        assert_eq!(found.uuid(), made.uuid());
+        assert_eq!((found.mode(), found.key()), (TableMode::Merge, vec!["id".to_owned()]));
+        assert!(!found.schema().unwrap().field(0).is_nullable(), "a key is required");
+        assert_eq!(found.current(), None);
+        assert_eq!(place.create(&id).await.err().unwrap().kind(), ErrorKind::Conflict);
+    }
+    let names: Vec<_> = place.lake.tables().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["a.b.c", "main.größe", "sales dept.Order/Items"]);
+}
+
+#[tokio::test]
+async fn a_lost_or_wrong_hint_costs_nothing_but_a_listing() {
+    let place = Place::new().await;
+    let id = TableId::new("s", "t");
+    let table = place.create(&id).await.unwrap();
+    let hint = metadata(&table, "version-hint.text");
+    for text in ["", "7", "not a number"] {
+        std::fs::write(&hint, text).unwrap();
+        assert!(place.lake.table(&id).await.unwrap().is_some(), "{text}");
+    }
+    std::fs::remove_file(&hint).unwrap();
+    assert!(place.lake.table(&id).await.unwrap().is_some());
+    assert_eq!(place.create(&id).await.err().unwrap().kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn damaged_and_newer_metadata_say_what_to_do() {
+    let place = Place::new().await;
+    let id = TableId::new("s", "t");
+    let table = place.create(&id).await.unwrap();
+    let file = metadata(&table, "v1.metadata.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+
+    for newer in [
+        text.replace("\"format-version\":2", "\"format-version\":4"),
+        text.replace("\"frazil.format\":\"1\"", "\"frazil.format\":\"2\""),
+    ] {
+        assert_ne!(newer, text);
+        std::fs::write(&file, newer).unwrap();
+        let error = place.lake.table(&id).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("v1.metadata.json"), "{error}");
+    }
+
+    // The version after a good one is cut short: the message says how to go back, and it works.
+    std::fs::write(&file, &text).unwrap();
+    let next = metadata(&table, "v2.metadata.json");
+    std::fs::write(&next, &text[..text.len() / 2]).unwrap();
+    let error = place.lake.table(&id).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.hint_text().unwrap().contains("delete it to go back to v1"), "{error:?}");
+    std::fs::remove_file(&next).unwrap();
+    assert!(place.lake.table(&id).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_creators_one_wins() {
+    let place = Place::new().await;
+    let id = TableId::new("s", "raced");
+    let outcomes = futures::future::join_all((0..8).map(|_| place.create(&id))).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+    }
+}
