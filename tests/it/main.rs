@@ -3,3 +3,4 @@
 mod fixture;
 mod lake_catalog;
 mod servers;
+mod tidy;
