@@ -16,9 +16,13 @@ mod commit;
 #[allow(dead_code)] // until commit calls it
 mod deletes;
 mod delta;
+mod field_ids;
+mod file_diff;
+mod file_statistics;
 mod history;
 mod manifest;
 mod partition;
+mod position_deletes;
 mod scan;
 mod schema;
 mod storage;
@@ -37,7 +41,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
 
 pub use commit::{Change, Effect};
-pub use delta::{DeltaExtent, TableDelta};
+pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
 pub use storage::Stores;
 pub use write::{TableWriter, WrittenFile};
 
@@ -287,11 +291,6 @@ impl LakeTable {
 
     fn property(&self, name: &str) -> Option<&str> {
         self.table.metadata().properties().get(name).map(String::as_str)
-    }
-
-    /// The sequence number of the next snapshot: grows with every commit.
-    pub fn next_sequence_number(&self) -> i64 {
-        self.table.metadata().next_sequence_number()
     }
 
     /// The snapshot that readers see now.

@@ -1,0 +1,199 @@
+//! Reads position-delete files: which rows of which data files are hidden.
+//!
+//! A delete file is read once, and only if it can concern a wanted file: by the file it names, by
+//! the bounds of its paths, or by the statistics of its row groups. Other kinds of deletes
+//! (equality deletes, deletion vectors), which only other engines write, are refused: to overlook
+//! one would show rows that are gone.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+use futures::{StreamExt, TryStreamExt};
+use iceberg::spec::{DataContentType, DataFileFormat, PrimitiveLiteral};
+use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::{PARQUET_FIELD_ID_META_KEY, ProjectionMask};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+use roaring::RoaringTreemap;
+
+use super::Stores;
+use super::manifest::LiveFile;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Delete files read at once: they are small, latency dominates.
+const FILES_AT_ONCE: usize = 8;
+/// Reserved field ids of the specification.
+const FILE_PATH: i32 = 2_147_483_546;
+const POS: i32 = 2_147_483_545;
+
+/// Deleted positions by data file; of the `wanted` data files only, where given.
+pub(super) async fn read(
+    stores: &Stores,
+    deletes: &[LiveFile],
+    wanted: Option<&BTreeSet<&str>>,
+) -> Result<HashMap<String, RoaringTreemap>> {
+    if let Some(foreign) = deletes.iter().find(|file| !is_position_deletes(file)) {
+        return Err(foreign_deletes(foreign));
+    }
+    let reads: Vec<_> = deletes
+        .iter()
+        .filter(|file| wanted.is_none_or(|wanted| may_concern(file, wanted)))
+        .map(|file| read_file(stores, file, wanted))
+        .collect();
+    let mut files = futures::stream::iter(reads).buffer_unordered(FILES_AT_ONCE);
+    let mut all: HashMap<String, RoaringTreemap> = HashMap::new();
+    while let Some(positions) = files.try_next().await? {
+        for (path, positions) in positions {
+            *all.entry(path).or_default() |= positions;
+        }
+    }
+    Ok(all)
+}
+
+fn is_position_deletes(file: &LiveFile) -> bool {
+    file.file.content_type() == DataContentType::PositionDeletes
+        && file.file.file_format() == DataFileFormat::Parquet
+}
+
+fn foreign_deletes(file: &LiveFile) -> Error {
+    let what = match file.file.content_type() {
+        DataContentType::EqualityDeletes => "equality deletes",
+        _ => "deletion vectors",
+    };
+    Error::new(ErrorKind::Unsupported, format!("the table has {what}, which this build cannot apply"))
+        .with("file", file.path())
+        .hint("rewrite the table's data files with the engine that wrote the deletes")
+}
+
+/// Whether a delete file can have positions of the wanted files.
+fn may_concern(file: &LiveFile, wanted: &BTreeSet<&str>) -> bool {
+    let file = &file.file;
+    if let Some(path) = file.referenced_data_file() {
+        return wanted.contains(path.as_str());
+    }
+    let text = |bounds: &HashMap<i32, iceberg::spec::Datum>| match bounds.get(&FILE_PATH)?.literal() {
+        PrimitiveLiteral::String(text) => Some(text.clone()),
+        _ => None,
+    };
+    let (low, high) = (text(file.lower_bounds()), text(file.upper_bounds()));
+    any_within(wanted, low.as_deref(), high.as_deref())
+}
+
+fn any_within(wanted: &BTreeSet<&str>, low: Option<&str>, high: Option<&str>) -> bool {
+    if let (Some(low), Some(high)) = (low, high)
+        && low > high
+    {
+        return true; // damaged bounds prune nothing
+    }
+    let low = low.map_or(Bound::Unbounded, Bound::Included);
+    let high = high.map_or(Bound::Unbounded, Bound::Included);
+    wanted.range::<str, _>((low, high)).next().is_some()
+}
+
+async fn read_file(
+    stores: &Stores,
+    file: &LiveFile,
+    wanted: Option<&BTreeSet<&str>>,
+) -> Result<HashMap<String, RoaringTreemap>> {
+    let damaged = |error: parquet::errors::ParquetError| {
+        Error::new(ErrorKind::Corrupt, "a delete file cannot be read")
+            .with("file", file.path())
+            .because(error)
+    };
+    let (store, path) = stores.resolve(file.path())?;
+    let reader = ParquetObjectReader::new(store, path).with_file_size(file.file.file_size_in_bytes());
+    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(damaged)?;
+    let (path_at, pos_at) = columns(builder.schema()).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "a delete file lacks its columns").with("file", file.path())
+    })?;
+    let groups = builder
+        .metadata()
+        .row_groups()
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| wanted.is_none_or(|wanted| group_may_concern(group, path_at, wanted)))
+        .map(|(index, _)| index)
+        .collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [path_at, pos_at]);
+    let mut batches = builder.with_row_groups(groups).with_projection(mask).build().map_err(damaged)?;
+    // The projection keeps the file's order of columns.
+    let (path_at, pos_at) = if path_at < pos_at { (0, 1) } else { (1, 0) };
+    let mut positions = HashMap::new();
+    while let Some(batch) = batches.try_next().await.map_err(damaged)? {
+        collect(&batch, path_at, pos_at, wanted, &mut positions)?;
+    }
+    Ok(positions)
+}
+
+/// The places of the path and the position column: by field id, else by name.
+fn columns(schema: &arrow::datatypes::Schema) -> Option<(usize, usize)> {
+    let find = |id: i32, name: &str| {
+        let id = id.to_string();
+        let by_id =
+            |field: &arrow::datatypes::FieldRef| field.metadata().get(PARQUET_FIELD_ID_META_KEY) == Some(&id);
+        schema.fields().iter().position(by_id).or_else(|| schema.index_of(name).ok())
+    };
+    Some((find(FILE_PATH, "file_path")?, find(POS, "pos")?))
+}
+
+fn group_may_concern(group: &RowGroupMetaData, path_at: usize, wanted: &BTreeSet<&str>) -> bool {
+    match group.column(path_at).statistics() {
+        Some(Statistics::ByteArray(statistics)) => {
+            let low = statistics.min_bytes_opt().and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let high = statistics.max_bytes_opt().and_then(|bytes| std::str::from_utf8(bytes).ok());
+            any_within(wanted, low, high)
+        }
+        _ => true,
+    }
+}
+
+/// Adds a batch's positions. Rows are sorted by path, so the path changes seldom.
+fn collect(
+    batch: &RecordBatch,
+    path_at: usize,
+    pos_at: usize,
+    wanted: Option<&BTreeSet<&str>>,
+    all: &mut HashMap<String, RoaringTreemap>,
+) -> Result<()> {
+    let paths = cast(batch.column(path_at), &DataType::Utf8)?;
+    let paths = paths.as_string::<i32>();
+    let positions = batch.column(pos_at).as_primitive::<Int64Type>();
+    if paths.null_count() + positions.null_count() > 0 {
+        return Err(Error::new(ErrorKind::Corrupt, "a delete file has NULL in place of a path or position"));
+    }
+    let mut start = 0;
+    while start < paths.len() {
+        let path = paths.value(start);
+        let end = (start..paths.len()).find(|&row| paths.value(row) != path).unwrap_or(paths.len());
+        if wanted.is_none_or(|wanted| wanted.contains(path)) {
+            let run = &positions.values()[start..end];
+            all.entry(path.to_owned()).or_default().extend(run.iter().map(|&position| position as u64));
+        }
+        start = end;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delete_file_concerns_paths_within_its_bounds() {
+        let wanted = BTreeSet::from(["b", "d"]);
+        for (low, high, expected) in [
+            (Some("a"), Some("a"), false),
+            (Some("a"), Some("b"), true),
+            (Some("c"), Some("c"), false),
+            (Some("e"), None, false),
+            (None, Some("b"), true),
+            (None, None, true),
+            (Some("z"), Some("a"), true),
+        ] {
+            assert_eq!(any_within(&wanted, low, high), expected, "{low:?} {high:?}");
+        }
+    }
+}
