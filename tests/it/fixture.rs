@@ -16,12 +16,16 @@
 #![allow(unused_imports)]
 
 mod judge;
+mod pipeline;
 mod postgres;
+mod proxy;
 mod s3;
 mod shared;
 
 pub(crate) use judge::{Store, judge, judge_in};
+pub(crate) use pipeline::{Pipeline, Ran, ran};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
+pub(crate) use proxy::Proxy;
 pub(crate) use s3::{S3, s3};
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -77,3 +77,23 @@ print(catalog.load_table('n.t').location(), end='')
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[tokio::test]
+async fn a_proxy_refuses_requests_and_cuts_connections_when_told_to() {
+    use object_store::{ObjectStoreExt, path::Path};
+    let Some(s3) = fixture::s3().await else { return };
+    let proxy = fixture::Proxy::http(s3.port());
+    let store = s3.store_through(proxy.port());
+    let path = Path::from("proxied");
+    store.put(&path, vec![7; 100_000].into()).await.unwrap();
+    proxy.refuse(1, 1);
+    let read = async || store.get(&path).await?.bytes().await;
+    assert_eq!(read().await.unwrap().len(), 100_000);
+    assert!(read().await.unwrap_err().to_string().contains("503"));
+    assert_eq!(read().await.unwrap().len(), 100_000);
+    proxy.cut_after(50_000);
+    assert!(read().await.is_err());
+    assert!(read().await.is_err());
+    proxy.heal();
+    assert_eq!(read().await.unwrap().len(), 100_000);
+}
