@@ -1,26 +1,443 @@
 //! The first half of a pass: what changed in the source becomes a snapshot.
+//!
+//! ```text
+//! position ─▶ open ─▶ portion ─┬─ stream ─▶ writer ─┐
+//!    ▲                         └─ stream ─▶ writer ─┴─▶ commit(files, resume) ─▶ acknowledge
+//!    └────────────────────── kept in the lake ◀──────────────┘
+//! ```
+//!
+//! Each stream has a task and a writer of its own, from the socket to the encoded file: no batch
+//! changes hands. A portion is committed together with the position that covers it.
 
-use super::{Context, ExtractReport, Progress, Stream};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use tokio::task::JoinSet;
+
+use super::{Context, ExtractReport, Mode, Progress, Stream};
+use crate::connectors;
+use crate::delta::{Op, Watermark};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::TableSpec;
+use crate::faults;
+use crate::lake::{Change, Effect, LakeTable, TableMode, TableSpec, WrittenFile};
 use crate::memory::Budget;
-use crate::source::{ReadPlan, ReadRequest};
-use crate::table::TableDescription;
+use crate::source::{ChangeDetection, Extent, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source};
+use crate::table::{OP_COLUMN, TableDescription};
+
+/// Append tables: the order in which rows came, pass by pass.
+const SEQ_COLUMN: &str = "_seq";
+/// Append tables: when rows came, the same for all rows of a pass.
+const AT_COLUMN: &str = "_at";
+
+/// How many readings one pass may take: the change, or an interrupted first read and the change since.
+const READINGS: usize = 2;
 
 /// Reads one bounded change of a stream's source table and commits it.
-pub async fn extract(context: &Context, stream: &Stream, progress: &Progress) -> Result<ExtractReport> {
-    let _ = (context, stream, progress);
-    Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+pub async fn extract(context: &Context, stream: &Stream, progress: &Arc<Progress>) -> Result<ExtractReport> {
+    let started = Instant::now();
+    let source = connectors::source(&stream.source)?;
+    let description = source.table(&stream.source_table).await?;
+    let mut report: Option<ExtractReport> = None;
+    for _ in 0..READINGS {
+        let mut pass = Pass::open(context, stream, source.as_ref(), &description).await?;
+        let resumed = pass.resumed();
+        let part = pass.run(progress).await.map_err(|error| error.with("stream", &stream.name))?;
+        report = Some(match report {
+            None => part,
+            Some(before) => before.followed_by(part),
+        });
+        // Rows that moved while an interrupted first read stood still are in neither half of it. They
+        // have changed since its watermark, so one more reading finds them.
+        if !resumed {
+            break;
+        }
+    }
+    let mut report = report.expect("at least one reading");
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
 }
 
 /// What a stream asks of its source, apart from the position.
 pub fn read_request(stream: &Stream, table: &TableDescription, budget: Budget) -> Result<ReadRequest> {
-    let _ = (stream, table, budget);
-    Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    let settings = &stream.settings;
+    let key = key_of(stream, table)?;
+    let change = match settings.mode {
+        Some(Mode::Replace) => ChangeDetection::Full,
+        _ => settings.change,
+    };
+    Ok(ReadRequest {
+        table: table.id.clone(),
+        columns: settings.columns.clone(),
+        filter: settings.filter.clone(),
+        keyed: !key.is_empty() && settings.mode.is_none_or(|mode| mode == Mode::Merge),
+        key,
+        change,
+        cursor: settings.cursor.clone(),
+        lag: settings.lag,
+        null_cursor: settings.null_cursor,
+        beyond_horizon: settings.beyond_horizon,
+        values: settings.values.clone(),
+        from: None,
+        parallel: budget.parallel(),
+        batch_rows: BATCH_ROWS,
+        batch_bytes: budget.batch_bytes(),
+        portion_bytes: settings.portion_bytes,
+    })
+}
+
+/// Enough rows to make the cost of a batch vanish, few enough to stay in the processor's cache by column.
+const BATCH_ROWS: usize = 65_536;
+
+fn key_of(stream: &Stream, table: &TableDescription) -> Result<Vec<String>> {
+    let named = &stream.settings.primary_key;
+    let key = if named.is_empty() { table.primary_key().unwrap_or_default() } else { named };
+    for name in key {
+        let known = table.column(name).is_some();
+        let read = stream.settings.columns.as_ref().is_none_or(|columns| columns.contains(name));
+        if !known || !read {
+            return Err(Error::new(
+                ErrorKind::Config,
+                if known { "key column is not among the columns read" } else { "key column does not exist" },
+            )
+            .with("table", &table.id)
+            .with("column", name)
+            .hint("set `primary_key` to columns of the table, and list them in `columns` too"));
+        }
+    }
+    if key.is_empty() && stream.settings.mode == Some(Mode::Merge) {
+        return Err(Error::new(ErrorKind::Config, "mode `merge` needs a key, and the table has none")
+            .with("table", &table.id)
+            .hint("set `primary_key`, or `mode: append` with a `cursor`, or `mode: replace`"));
+    }
+    Ok(key.to_vec())
+}
+
+/// How a stream keeps rows, once it is known how changes are found. What would double rows is refused.
+pub fn mode_of(stream: &Stream, key: &[String], change: ChangeDetection) -> Result<TableMode> {
+    match stream.settings.mode {
+        Some(Mode::Merge) => Ok(TableMode::Merge),
+        Some(Mode::Replace) => Ok(TableMode::Replace),
+        Some(Mode::Append) if change == ChangeDetection::Full => Err(Error::new(
+            ErrorKind::Config,
+            "mode `append` without a cursor would add the whole table in every pass",
+        )
+        .with("stream", &stream.name)
+        .hint("name a `cursor`, or use `mode: replace`")),
+        Some(Mode::Append) => Ok(TableMode::Append),
+        None if !key.is_empty() => Ok(TableMode::Merge),
+        None if change == ChangeDetection::Full => Ok(TableMode::Replace),
+        None => Ok(TableMode::Append),
+    }
 }
 
 /// The lake table that a stream makes when there is none yet.
 pub fn lake_table_plan(stream: &Stream, table: &TableDescription, plan: &ReadPlan) -> Result<TableSpec> {
-    let _ = (stream, table, plan);
-    Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    let key = key_of(stream, table)?;
+    let mode = mode_of(stream, &key, plan.change)?;
+    Ok(TableSpec {
+        id: stream.lake_table.clone(),
+        schema: lake_schema(&plan.schema, mode),
+        mode,
+        key: if mode == TableMode::Append { Vec::new() } else { key },
+        partition_by: stream.settings.partition_by.clone(),
+    })
+}
+
+/// What a source's rows look like in the lake: append tables say of each row what it is and when it came.
+fn lake_schema(source: &SchemaRef, mode: TableMode) -> SchemaRef {
+    if mode != TableMode::Append {
+        return source.clone();
+    }
+    let mut fields: Vec<Arc<Field>> = source.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int32, false)));
+    fields.push(Arc::new(Field::new(SEQ_COLUMN, DataType::Int64, false)));
+    fields.push(Arc::new(Field::new(
+        AT_COLUMN,
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        false,
+    )));
+    Arc::new(Schema::new(fields))
+}
+
+/// One reading and where it goes.
+struct Pass<'a> {
+    context: &'a Context,
+    stream: &'a Stream,
+    source: &'a dyn Source,
+    table: LakeTable,
+    reading: Box<dyn Reading>,
+    plan: ReadPlan,
+    mode: TableMode,
+    key_enforced: bool,
+    position: Option<Watermark>,
+    unfinished: bool,
+    notes: Vec<String>,
+}
+
+impl<'a> Pass<'a> {
+    async fn open(
+        context: &'a Context,
+        stream: &'a Stream,
+        source: &'a dyn Source,
+        description: &TableDescription,
+    ) -> Result<Self> {
+        let mut request = read_request(stream, description, context.budget)?;
+        let existing = context.lake.table(&stream.lake_table).await?;
+        let position = existing.as_ref().map(LakeTable::position).transpose()?.flatten();
+        request.from = position.as_ref().map(|position| position.watermark.clone());
+
+        let key = request.key.clone();
+        let reading = source.open(request).await?;
+        let plan = reading.plan().clone();
+        let spec = lake_table_plan(stream, description, &plan)?;
+        let mode = spec.mode;
+        let mut notes = plan.notes.clone();
+        let table = match existing {
+            None => context.lake.create(spec).await?,
+            Some(mut table) => {
+                expect_same_shape(&table, &spec)?;
+                notes.extend(table.evolve(&spec.schema).await?);
+                table
+            }
+        };
+        Ok(Self {
+            context,
+            stream,
+            source,
+            table,
+            reading,
+            plan,
+            mode,
+            key_enforced: description.keys.iter().any(|unique| same_columns(&unique.columns, &key)),
+            unfinished: position.as_ref().is_some_and(|position| position.unfinished),
+            position: position.map(|position| position.watermark),
+            notes,
+        })
+    }
+
+    /// Whether this reading goes on with a first read that was interrupted.
+    fn resumed(&self) -> bool {
+        self.unfinished && self.plan.continues
+    }
+
+    async fn run(&mut self, progress: &Arc<Progress>) -> Result<ExtractReport> {
+        let started = Instant::now();
+        progress.start(self.plan.rows);
+        self.check_extent()?;
+        if self.unfinished && !self.plan.continues {
+            self.table.abandon_first_read().await?;
+            self.position = None;
+            self.unfinished = false;
+        }
+        let mut tally = Tally::default();
+        let mut held: Vec<WrittenFile> = Vec::new();
+        while let Some(portion) = self.reading.next().await? {
+            let Portion { streams, resume, complete } = portion;
+            let files = self.write(streams, progress).await?;
+            tally.count(&files);
+            if let Some(effect) = self.effect(complete) {
+                held.extend(files);
+                self.commit(std::mem::take(&mut held), effect, resume, &mut tally).await?;
+            } else {
+                held.extend(files);
+            }
+        }
+        if !held.is_empty() {
+            return Err(Error::new(ErrorKind::Internal, "a reading ended without being complete")
+                .with("table", &self.stream.source_table));
+        }
+        Ok(ExtractReport {
+            change: self.plan.change,
+            extent: self.plan.extent,
+            rows: tally.rows,
+            file_bytes: tally.bytes,
+            snapshot: self.table.current(),
+            changed: tally.commits > 0,
+            notes: std::mem::take(&mut self.notes),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// An append table cannot take a whole table twice.
+    fn check_extent(&self) -> Result<()> {
+        if self.mode == TableMode::Append
+            && self.plan.extent == Extent::Whole
+            && self.table.current().is_some()
+            && !self.resumed()
+        {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "the stored position cannot be used, and reading everything again would double the rows of an append table",
+            )
+            .with("table", self.table.id())
+            .hint("restore the cursor column the table was filled by, or write to a new `lake_table`"));
+        }
+        Ok(())
+    }
+
+    /// What a portion's files do to the lake; `None`: keep them until the reading is complete.
+    fn effect(&self, complete: bool) -> Option<Effect> {
+        let first_read = self.table.current().is_none();
+        match self.plan.extent {
+            Extent::Whole if first_read && self.plan.resumable => {
+                let overlaps = self.resumed() || (self.mode == TableMode::Merge && !self.key_enforced);
+                Some(match (complete, self.unfinished) {
+                    (false, _) => Effect::FirstReadPart { overlaps },
+                    (true, true) => Effect::FirstReadEnd { overlaps },
+                    (true, false) if overlaps => Effect::Upsert,
+                    (true, false) => Effect::Append,
+                })
+            }
+            _ if !complete && self.plan.extent == Extent::Whole => None,
+            Extent::Whole if first_read && self.mode == TableMode::Merge && !self.key_enforced => {
+                Some(Effect::Upsert)
+            }
+            Extent::Whole if first_read => Some(Effect::Append),
+            Extent::Whole => Some(Effect::Replace),
+            Extent::Changed if self.mode == TableMode::Merge => Some(Effect::Upsert),
+            Extent::Changed => Some(Effect::Append),
+            Extent::Log => None,
+        }
+    }
+
+    /// Drains a portion's streams into files, each stream in a task with a writer of its own.
+    async fn write(&self, streams: Vec<RowStream>, progress: &Arc<Progress>) -> Result<Vec<WrittenFile>> {
+        let mut tasks = JoinSet::new();
+        let stamp = (self.mode == TableMode::Append).then(|| Stamp::new(&self.table));
+        for (place, mut rows) in streams.into_iter().enumerate() {
+            let mut writer = self.table.writer(self.context.budget)?;
+            let (progress, stamp) = (progress.clone(), stamp.clone());
+            tasks.spawn(async move {
+                while let Some(batch) = rows.next().await {
+                    let batch = batch?;
+                    progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+                    match &stamp {
+                        Some(stamp) => writer.write(&stamp.put_on(batch)?).await?,
+                        None => writer.write(&batch).await?,
+                    }
+                }
+                Ok::<_, Error>((place, writer.finish().await?))
+            });
+        }
+        let mut written = BTreeMap::new();
+        while let Some(done) = tasks.join_next().await {
+            // Returning drops the set, which stops the other streams.
+            let (place, files) =
+                done.map_err(|source| Error::new(ErrorKind::Internal, "a reader stopped").because(source))??;
+            written.insert(place, files);
+        }
+        Ok(written.into_values().flatten().collect())
+    }
+
+    async fn commit(
+        &mut self,
+        files: Vec<WrittenFile>,
+        effect: Effect,
+        resume: Watermark,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        // Nothing changed: the old position covers the same rows, so that idle passes leave no trace.
+        if files.is_empty()
+            && self.plan.extent == Extent::Changed
+            && matches!(effect, Effect::Upsert | Effect::Append)
+        {
+            return Ok(());
+        }
+        let unfinished = matches!(effect, Effect::FirstReadPart { .. });
+        self.table
+            .commit(
+                Change {
+                    files,
+                    effect,
+                    from: self.position.take(),
+                    to: resume.clone(),
+                    summary: BTreeMap::from([
+                        ("frazil.run".to_owned(), self.context.run.to_string()),
+                        ("frazil.stream".to_owned(), self.stream.name.clone()),
+                        ("frazil.change".to_owned(), self.plan.change.name().to_owned()),
+                    ]),
+                },
+                self.context.budget,
+            )
+            .await?;
+        tally.commits += 1;
+        self.unfinished = unfinished;
+        self.position = Some(resume.clone());
+        faults::point(faults::BEFORE_ACKNOWLEDGE)?;
+        self.source.acknowledge(&self.stream.source_table, &resume).await
+    }
+}
+
+/// What was written so far.
+#[derive(Default)]
+struct Tally {
+    rows: u64,
+    bytes: u64,
+    commits: usize,
+}
+
+impl Tally {
+    fn count(&mut self, files: &[WrittenFile]) {
+        for written in files {
+            self.rows += written.file.record_count();
+            self.bytes += written.file.file_size_in_bytes();
+        }
+    }
+}
+
+/// What an append table says of each row: what happened, in which pass, and when.
+#[derive(Clone)]
+struct Stamp {
+    seq: i64,
+    at: DateTime<Utc>,
+}
+
+impl Stamp {
+    /// One more than the passes before: the number of snapshots that brought rows.
+    fn new(table: &LakeTable) -> Self {
+        let at = Utc::now();
+        Self { seq: table.next_sequence_number(), at }
+    }
+
+    fn put_on(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let schema = lake_schema(&batch.schema(), TableMode::Append);
+        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+        columns.push(Arc::new(Int32Array::from_value(Op::Upsert as i32, rows)));
+        columns.push(Arc::new(Int64Array::from_value(self.seq, rows)));
+        columns.push(Arc::new(
+            TimestampMicrosecondArray::from_value(self.at.timestamp_micros(), rows).with_timezone("UTC"),
+        ));
+        Ok(RecordBatch::try_new(schema, columns)?)
+    }
+}
+
+fn same_columns(a: &[String], b: &[String]) -> bool {
+    a.len() == b.len() && a.iter().all(|column| b.contains(column))
+}
+
+/// A table keeps its mode and its key for life: rows that came by one rule cannot be continued by another.
+fn expect_same_shape(table: &LakeTable, spec: &TableSpec) -> Result<()> {
+    let differs = if table.mode() != spec.mode {
+        Some(format!("the lake table is kept as {:?}, the stream wants {:?}", table.mode(), spec.mode))
+    } else if !same_columns(&table.key(), &spec.key) {
+        Some(format!(
+            "the lake table's key is ({}), the stream's is ({})",
+            table.key().join(", "),
+            spec.key.join(", ")
+        ))
+    } else {
+        None
+    };
+    match differs {
+        None => Ok(()),
+        Some(message) => Err(Error::new(ErrorKind::Config, message.to_lowercase())
+            .with("table", table.id())
+            .hint("set `mode` and `primary_key` as they were, or write to a new `lake_table`")),
+    }
 }

@@ -1,15 +1,62 @@
 //! The second half of a pass: what changed between two snapshots becomes rows of a target.
+//!
+//! ```text
+//! applied (in the target) ─┐
+//!                          ├─▶ delta ─▶ collapse ─▶ apply(rows, snapshot id) ─▶ applied'
+//! current (in the lake) ───┘
+//! ```
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
 use super::{Context, LoadReport, Progress, Stream, TargetRef};
+use crate::connectors;
 use crate::error::{Error, ErrorKind, Result};
-use crate::target::TargetTable;
+use crate::lake::{DeltaExtent, LakeTable, TableMode};
+use crate::merge;
+use crate::target::{Applied, Merge, Strategy, TargetTable};
 
 /// Brings a stream's target table to the lake's current snapshot.
-pub async fn load(context: &Context, stream: &Stream, progress: &Progress) -> Result<LoadReport> {
-    let _ = (context, stream, progress);
-    Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) -> Result<LoadReport> {
+    let started = Instant::now();
+    let Some(to) = &stream.target else {
+        return Err(Error::new(ErrorKind::Config, "the stream has no target")
+            .with("stream", &stream.name)
+            .hint("set `target: connection.schema` for the stream or under `defaults`"));
+    };
+    let Some(table) = context.lake.table(&stream.lake_table).await? else {
+        return Err(Error::new(ErrorKind::Config, "the lake has no such table yet")
+            .with("table", &stream.lake_table)
+            .hint("run `frazil sync` first, or `frazil run`, which does both"));
+    };
+    let mut report = LoadReport { from: None, to: None, staged: 0, upserted: 0, deleted: 0, seconds: 0.0 };
+    let Some(snapshot) = table.current() else {
+        return Ok(report);
+    };
+    let target = connectors::target(&to.connection)?;
+    let goal = Applied { lake_table: table.uuid(), snapshot };
+    let applied = target.applied(&stream.name, &to.table).await?;
+    report.from = applied.map(|applied| applied.snapshot);
+    report.to = Some(snapshot);
+    if applied == Some(goal) {
+        return Ok(report);
+    }
+
+    let wanted = target_table(stream, to, &table.schema()?, &table.key());
+    target.prepare(&wanted).await?;
+    let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
+    let stats = target.apply(merge).await.map_err(|error| error.with("stream", &stream.name))?;
+    report.staged = stats.staged;
+    report.upserted = stats.upserted;
+    report.deleted = stats.deleted;
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
 }
 
 /// The target table as a stream wants it, for lake rows of this schema and key.
@@ -19,5 +66,74 @@ pub fn target_table(stream: &Stream, target: &TargetRef, schema: &SchemaRef, key
         schema: schema.clone(),
         key: key.to_vec(),
         deletes: stream.settings.deletes,
+    }
+}
+
+/// What has to happen to the target, as a stream of changes that is read while it is applied.
+async fn change(
+    context: &Context,
+    stream: &Stream,
+    table: &LakeTable,
+    wanted: TargetTable,
+    applied: Option<Applied>,
+    goal: Applied,
+    progress: &Arc<Progress>,
+) -> Result<Merge> {
+    let replaced = table.mode() == TableMode::Replace;
+    // A lake table that was dropped and made anew shares no history with what the target shows.
+    let another = applied.is_some_and(|applied| applied.lake_table != goal.lake_table);
+    let from = applied.filter(|_| !replaced && !another).map(|applied| applied.snapshot);
+    let delta = table.delta(from, goal.snapshot).await?;
+    let strategy = match table.mode() {
+        _ if replaced || another => Strategy::Replace,
+        TableMode::Append => Strategy::Append,
+        _ => Strategy::Merge,
+    };
+    let expected = delta.added + if delta.extent == DeltaExtent::Whole { 0 } else { delta.removed };
+    progress.start(Some(expected));
+    let runtime = context.budget.runtime().with_object_store_registry(context.lake.stores()).build_arc()?;
+    let changes = merge::collapse(&delta, &wanted.key, runtime).await?;
+    Ok(Merge {
+        stream: stream.name.clone(),
+        table: wanted,
+        from: applied,
+        to: goal,
+        strategy,
+        changes: Counted::new(changes, progress.clone()),
+        rows: Some(expected),
+    })
+}
+
+/// Counts what passes through.
+struct Counted {
+    inner: SendableRecordBatchStream,
+    progress: Arc<Progress>,
+}
+
+impl Counted {
+    fn new(inner: SendableRecordBatchStream, progress: Arc<Progress>) -> SendableRecordBatchStream {
+        Box::pin(Self { inner, progress })
+    }
+}
+
+impl futures::Stream for Counted {
+    type Item = datafusion::error::Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let polled = self.inner.as_mut().poll_next(context);
+        if let Poll::Ready(Some(Ok(batch))) = &polled {
+            self.progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+        }
+        polled
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.inner.size_hint()
+    }
+}
+
+impl RecordBatchStream for Counted {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
     }
 }

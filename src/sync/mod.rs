@@ -28,7 +28,7 @@ use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
 use crate::table::TableId;
 use crate::target::Deletes;
 
-pub use extract::{extract, lake_table_plan, read_request};
+pub use extract::{extract, lake_table_plan, mode_of, read_request};
 pub use load::{load, target_table};
 pub use report::{ExtractReport, LoadReport, StreamReport, Verdict};
 

@@ -109,6 +109,21 @@ pub struct LoadReport {
     pub seconds: f64,
 }
 
+impl ExtractReport {
+    /// One report for two readings of the same pass.
+    pub(super) fn followed_by(mut self, next: Self) -> Self {
+        self.notes
+            .extend(next.notes.into_iter().filter(|note| !self.notes.contains(note)).collect::<Vec<_>>());
+        Self {
+            rows: self.rows + next.rows,
+            file_bytes: self.file_bytes + next.file_bytes,
+            changed: self.changed || next.changed,
+            notes: self.notes,
+            ..next
+        }
+    }
+}
+
 impl StreamReport {
     pub(super) fn new(stream: &Stream, run: Uuid) -> Self {
         Self {
