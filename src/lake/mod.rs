@@ -293,6 +293,11 @@ impl LakeTable {
         self.table.metadata().properties().get(name).map(String::as_str)
     }
 
+    /// The sequence number of the next snapshot: grows with every commit.
+    pub fn next_sequence_number(&self) -> i64 {
+        self.table.metadata().next_sequence_number()
+    }
+
     /// The snapshot that readers see now.
     pub fn current(&self) -> Option<SnapshotId> {
         self.table.metadata().current_snapshot().map(|snapshot| SnapshotId(snapshot.snapshot_id()))
