@@ -19,6 +19,7 @@ mod delta;
 mod field_ids;
 mod file_diff;
 mod file_statistics;
+mod footers;
 mod history;
 mod manifest;
 mod partition;

@@ -1,12 +1,50 @@
 //! Finds the places of rows by key, and hides them: position deletes.
 //!
-//! The cost follows the delta: data files are pruned by partition and by the bounds of their keys,
-//! row groups by statistics and bloom filters, and of what remains only key columns are read.
+//! ```text
+//! new files ─▶ their keys ─▶ old files that can hold one ─▶ key columns ─▶ positions ─┐
+//!                 │   (partition, bounds, row groups, bloom filters, pages)           ├─▶ delete files
+//!                 └─▶ rows whose key comes again later ───────────────────────────────┘
+//! ```
+//!
+//! The cost follows the delta: of the old files only key columns are read, and only where a key can
+//! be. Keys are read back from the new files, so that nothing is held while rows are extracted; when
+//! they do not fit the memory, the search is made in several passes over a share of the keys each.
+//!
+//! What always holds: no position is hidden twice, and the numbers of hidden rows are exact.
 
+mod attached;
+mod keys;
+mod probe;
+mod prune;
+mod read;
+mod values;
+mod write;
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::{max, min};
+use futures::{StreamExt, TryStreamExt, stream};
+use roaring::RoaringTreemap;
+
+use self::attached::Rows;
+use self::keys::{KEY_BYTES, KeyColumn, KeySet, KeySetBuilder, Pass, integers, is_integral};
+use self::probe::Candidate;
+use self::prune::Partitions;
+use self::read::KeyFile;
+use self::write::Doomed;
+use super::manifest::{LiveFile, LiveFiles};
 use super::{LakeTable, WrittenFile};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
+
+/// Footers of new files that are read at once: waiting, not work.
+const FOOTERS_AT_ONCE: usize = 16;
+
+/// More passes than this mean that single keys are larger than the memory.
+const MOST_PASSES: u64 = 1 << 12;
 
 /// What [`hide`] did. Nothing is visible before the files are committed.
 #[derive(Debug, Default)]
@@ -29,6 +67,185 @@ pub(super) async fn hide(
     key: &[String],
     budget: Budget,
 ) -> Result<Hidden> {
-    let _ = (table, at, new_files, key, budget);
-    Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    if new_files.is_empty() {
+        return Ok(Hidden::default());
+    }
+    let live = match at {
+        Some(at) => table.live_files(Some(at)).await?,
+        None => LiveFiles::default(),
+    };
+    hide_among(table, &live, new_files, key, budget.query_bytes())
+        .await
+        .map_err(|error| error.with("table", &table.id))
+}
+
+async fn hide_among(
+    table: &LakeTable,
+    live: &LiveFiles,
+    new_files: &[WrittenFile],
+    key: &[String],
+    memory: usize,
+) -> Result<Hidden> {
+    let metadata = table.table.metadata();
+    let columns = prune::key_columns(metadata, key)?;
+    attached::refuse_foreign(&live.deletes)?;
+    let partitions = Partitions::of(new_files, metadata, &columns);
+    let old: Vec<&LiveFile> = live.data.iter().filter(|file| partitions.may_hold(file)).collect();
+    let new = NewRows::open(table, new_files, columns).await?;
+    let found = search(table, &new, &old, memory).await?;
+
+    let mut rows: Vec<Rows<'_>> = old
+        .into_iter()
+        .zip(found.old)
+        .filter(|(_, positions)| !positions.is_empty())
+        .map(|(file, positions)| Rows { file, positions })
+        .collect();
+    attached::subtract(&table.stores, &live.deletes, &mut rows).await?;
+
+    let old_rows = rows.iter().map(|rows| rows.positions.len()).sum();
+    let repeated_rows = found.new.iter().map(RoaringTreemap::len).sum();
+    let doomed_old = rows.into_iter().map(|Rows { file, positions }| Doomed {
+        path: file.path().to_owned(),
+        spec_id: file.spec_id,
+        partition: file.file.partition().clone(),
+        positions,
+    });
+    let doomed_new = new_files.iter().zip(found.new).map(|(new, positions)| Doomed {
+        path: new.file.file_path().to_owned(),
+        spec_id: new.spec_id,
+        partition: new.file.partition().clone(),
+        positions,
+    });
+    let files = write::write(table, doomed_old.chain(doomed_new).collect()).await?;
+    Ok(Hidden { files, old_rows, repeated_rows })
+}
+
+/// Positions to hide, file by file.
+struct Found {
+    old: Vec<RoaringTreemap>,
+    new: Vec<RoaringTreemap>,
+}
+
+/// Searches in as few passes as the memory allows.
+async fn search(table: &LakeTable, new: &NewRows, old: &[&LiveFile], memory: usize) -> Result<Found> {
+    let memory = memory.max(1);
+    let mut of = (new.rows as usize * KEY_BYTES).div_ceil(memory).max(1) as u64;
+    let hasher = RandomState::new();
+    'again: loop {
+        let mut found = Found {
+            old: vec![RoaringTreemap::new(); old.len()],
+            new: vec![RoaringTreemap::new(); new.files.len()],
+        };
+        for number in 0..of {
+            let pass = Pass { number, of, hasher: hasher.clone() };
+            let Some((keys, replaced)) = new.keys(pass, memory).await? else {
+                of *= 2;
+                if of > MOST_PASSES {
+                    return Err(Error::new(
+                        ErrorKind::Config,
+                        "the memory budget is too small for the keys of one commit",
+                    )
+                    .hint("raise `--memory`"));
+                }
+                continue 'again;
+            };
+            new.place(&replaced, &mut found.new);
+            let possible = prune::by_bounds(old, &new.columns, &keys)?;
+            let chosen: Vec<usize> = (0..old.len()).filter(|index| possible[*index]).collect();
+            let candidate = |index: &usize| Candidate {
+                path: old[*index].path().to_owned(),
+                size: old[*index].file.file_size_in_bytes(),
+            };
+            let candidates: Vec<_> = chosen.iter().map(candidate).collect();
+            let positions = probe::probe(&table.stores, &new.columns, &candidates, &Arc::new(keys)).await?;
+            for (index, positions) in chosen.into_iter().zip(positions) {
+                found.old[index] |= positions;
+            }
+        }
+        return Ok(found);
+    }
+}
+
+/// The rows of the new files, put end to end.
+struct NewRows {
+    columns: Arc<[KeyColumn]>,
+    files: Vec<KeyFile>,
+    /// The ordinal of each file's first row.
+    first: Vec<u64>,
+    rows: u64,
+    /// The least and the greatest value of each key column, if all are integers.
+    ranges: Option<Vec<(i64, i64)>>,
+}
+
+impl NewRows {
+    async fn open(table: &LakeTable, files: &[WrittenFile], columns: Arc<[KeyColumn]>) -> Result<Self> {
+        let open = |new: &WrittenFile| {
+            let (path, size) = (new.file.file_path().to_owned(), new.file.file_size_in_bytes());
+            let columns = columns.clone();
+            async move { KeyFile::open(&table.stores, &path, size, columns).await }
+        };
+        let opened: Vec<_> = files.iter().map(open).collect();
+        let files: Vec<KeyFile> = stream::iter(opened).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+        let mut first = Vec::with_capacity(files.len());
+        let mut rows = 0;
+        for file in &files {
+            first.push(rows);
+            rows += (0..file.row_groups()).map(|group| file.rows(group) as u64).sum::<u64>();
+        }
+        let ranges =
+            (0..columns.len()).map(|column| range(&files, &columns, column)).collect::<Result<_>>()?;
+        Ok(Self { columns, files, first, rows, ranges })
+    }
+
+    /// The keys of one pass and the ordinals of rows that are replaced; `None` when they take more
+    /// than `memory`.
+    async fn keys(&self, pass: Pass, memory: usize) -> Result<Option<(KeySet, Vec<u64>)>> {
+        let expected = self.rows / pass.of;
+        let mut set =
+            KeySetBuilder::new(self.columns.clone(), self.ranges.as_deref(), pass, expected as usize)?;
+        for (file, first) in self.files.iter().zip(&self.first) {
+            let mut ordinal = *first;
+            for row_group in 0..file.row_groups() {
+                let Some(reader) = file.fetch(row_group, None).await? else { continue };
+                for batch in reader {
+                    let batch = batch.map_err(|source| file.error(source.into()))?;
+                    set.insert(&file.keys(&batch)?, ordinal)?;
+                    ordinal += batch.num_rows() as u64;
+                }
+                // Decoding is work; others get their turn.
+                tokio::task::yield_now().await;
+                if set.size() > memory {
+                    return Ok(None);
+                }
+            }
+        }
+        set.finish().map(Some)
+    }
+
+    /// Turns ordinals into positions in their files.
+    fn place(&self, ordinals: &[u64], positions: &mut [RoaringTreemap]) {
+        for ordinal in ordinals {
+            let file = self.first.partition_point(|first| first <= ordinal) - 1;
+            positions[file].insert(ordinal - self.first[file]);
+        }
+    }
+}
+
+/// The least and the greatest value of an integer column in the new files.
+fn range(files: &[KeyFile], columns: &[KeyColumn], column: usize) -> Result<Option<(i64, i64)>> {
+    if !is_integral(&columns[column].data_type) {
+        return Ok(None);
+    }
+    let mut range: Option<(i64, i64)> = None;
+    for file in files {
+        let (mins, maxes) = file.row_group_ranges(column)?;
+        if mins.null_count() > 0 || maxes.null_count() > 0 {
+            return Ok(None);
+        }
+        let ends = |array: &ArrayRef| integers(array);
+        if let (Some(low), Some(high)) = (min(&ends(&mins)?), max(&ends(&maxes)?)) {
+            range = Some(range.map_or((low, high), |(least, greatest)| (least.min(low), greatest.max(high))));
+        }
+    }
+    Ok(range)
 }

@@ -1,0 +1,504 @@
+//! The set of keys that new rows have, and where each key's newest row is.
+//!
+//! ```text
+//! key columns of new files ─▶ KeySetBuilder ─▶ KeySet ─▶ does this old row have one of the keys?
+//!                                  │              └────▶ can anything in [min, max] be one of them?
+//!                                  └─▶ earlier rows whose key comes again
+//! ```
+//!
+//! A row's *ordinal* is its place in all new files put end to end; of two rows with one key the one
+//! with the higher ordinal stays. Two forms: keys of integers whose ranges fit 64 bits together are
+//! packed into one number (`Packed`), all others use Arrow's row format in one arena (`Rows`).
+//!
+//! The set is bounded: when all keys do not fit the memory, it is built several times, each time for
+//! the share of keys whose hash falls to that [`Pass`].
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type};
+use arrow::row::{RowConverter, SortField};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::values::ColumnValues;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A column of the key, as the table has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyColumn {
+    pub(super) name: String,
+    pub(super) field_id: i32,
+    /// The Arrow type in which its values are compared, whatever type an old file has.
+    pub(super) data_type: DataType,
+}
+
+/// Which share of the keys a set holds: those with `hash % of == number`. All passes of one search must
+/// share a hasher, or a key would fall to two of them and another to none.
+#[derive(Debug, Clone)]
+pub(super) struct Pass {
+    pub(super) number: u64,
+    pub(super) of: u64,
+    pub(super) hasher: RandomState,
+}
+
+impl Pass {
+    fn takes(&self, hash: u64) -> bool {
+        // The table itself uses the lowest and the highest bits.
+        self.of == 1 || (hash >> 20) % self.of == self.number
+    }
+}
+
+/// Bytes that one key takes in the table, at most: an entry of 16 bytes and a control byte, in a table
+/// that is at least 7/16 full; twice that while it grows.
+pub(super) const KEY_BYTES: usize = 40;
+
+/// Up to this many keys are looked up one by one in bloom filters. With more, at a false-positive
+/// rate of 1 %, hardly any row group would be ruled out.
+pub(super) const FEW: usize = 64;
+
+/// Collects keys.
+pub(super) struct KeySetBuilder {
+    columns: Arc<[KeyColumn]>,
+    pass: Pass,
+    form: Form,
+    values: Vec<ColumnValues>,
+    replaced: Vec<u64>,
+}
+
+/// The keys of one pass; shared by the tasks that look for old rows.
+pub(super) struct KeySet {
+    pass: Pass,
+    form: Form,
+    values: Vec<ColumnValues>,
+    few: Option<Vec<ArrayRef>>,
+}
+
+enum Form {
+    Packed { digits: Vec<Digit>, table: HashTable<PackedKey> },
+    Rows { converter: RowConverter, bytes: Vec<u8>, table: HashTable<RowKey> },
+}
+
+/// One integer column's part of a packed key: `(value - min) << shift`, for values up to `min + span`.
+#[derive(Debug, Clone, Copy)]
+struct Digit {
+    min: i64,
+    span: u64,
+    shift: u32,
+}
+
+struct PackedKey {
+    key: u64,
+    ordinal: u64,
+}
+
+struct RowKey {
+    start: usize,
+    len: u32,
+    ordinal: u64,
+}
+
+impl KeySetBuilder {
+    /// For about `expected` keys. `ranges` are the least and the greatest value of each column, where
+    /// known: with them, keys of integers are packed.
+    pub(super) fn new(
+        columns: Arc<[KeyColumn]>,
+        ranges: Option<&[(i64, i64)]>,
+        pass: Pass,
+        expected: usize,
+    ) -> Result<Self> {
+        let form = match ranges.and_then(digits) {
+            Some(digits) => Form::Packed { digits, table: HashTable::with_capacity(expected) },
+            None => Form::Rows {
+                converter: RowConverter::new(
+                    columns.iter().map(|column| SortField::new(column.data_type.clone())).collect(),
+                )?,
+                bytes: Vec::new(),
+                table: HashTable::with_capacity(expected),
+            },
+        };
+        let values =
+            columns.iter().map(|column| ColumnValues::new(&column.data_type)).collect::<Result<_>>()?;
+        Ok(Self { columns, pass, form, values, replaced: Vec::new() })
+    }
+
+    /// Adds the keys of rows that follow each other, the first of them with ordinal `first`.
+    pub(super) fn insert(&mut self, keys: &[ArrayRef], first: u64) -> Result<()> {
+        for (array, column) in keys.iter().zip(self.columns.iter()) {
+            if array.null_count() > 0 {
+                return Err(Error::new(ErrorKind::Data, "a key column holds NULL")
+                    .with("column", &column.name)
+                    .hint("a row can only be found again by a key without NULL: choose other key columns, or `mode: append`"));
+            }
+        }
+        let Self { pass, form, replaced, .. } = self;
+        let hasher = &pass.hasher;
+        let mut taken = Vec::new();
+        match form {
+            Form::Packed { digits, table } => {
+                let packed = pack(digits, keys)?;
+                if packed.outside.iter().any(|outside| *outside) {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        "a key lies outside of its file's statistics",
+                    ));
+                }
+                for (row, key) in packed.keys.into_iter().enumerate() {
+                    let hash = hasher.hash_one(key);
+                    if !pass.takes(hash) {
+                        continue;
+                    }
+                    let ordinal = first + row as u64;
+                    match table.entry(hash, |entry| entry.key == key, |entry| hasher.hash_one(entry.key)) {
+                        Entry::Occupied(mut entry) => {
+                            replaced.push(newer(&mut entry.get_mut().ordinal, ordinal));
+                        }
+                        Entry::Vacant(entry) => {
+                            entry.insert(PackedKey { key, ordinal });
+                            taken.push(row);
+                        }
+                    }
+                }
+            }
+            Form::Rows { converter, bytes, table } => {
+                let rows = converter.convert_columns(&canonical_all(keys))?;
+                for (row, key) in rows.iter().enumerate() {
+                    let key = key.data();
+                    let hash = hasher.hash_one(key);
+                    if !pass.takes(hash) {
+                        continue;
+                    }
+                    let ordinal = first + row as u64;
+                    let entry = table.entry(
+                        hash,
+                        |entry| slice(bytes, entry) == key,
+                        |entry| hasher.hash_one(slice(bytes, entry)),
+                    );
+                    match entry {
+                        Entry::Occupied(mut entry) => {
+                            replaced.push(newer(&mut entry.get_mut().ordinal, ordinal));
+                        }
+                        Entry::Vacant(entry) => {
+                            let len = u32::try_from(key.len())
+                                .map_err(|_| Error::new(ErrorKind::Data, "a key is longer than 4 GiB"))?;
+                            entry.insert(RowKey { start: bytes.len(), len, ordinal });
+                            bytes.extend_from_slice(key);
+                            taken.push(row);
+                        }
+                    }
+                }
+            }
+        }
+        for (values, array) in self.values.iter_mut().zip(keys) {
+            values.add(array, &taken)?;
+        }
+        Ok(())
+    }
+
+    /// About how many bytes the set takes now.
+    pub(super) fn size(&self) -> usize {
+        let table = match &self.form {
+            Form::Packed { table, .. } => table.allocation_size(),
+            Form::Rows { table, bytes, .. } => table.allocation_size() + bytes.capacity(),
+        };
+        table + self.values.iter().map(ColumnValues::size).sum::<usize>()
+    }
+
+    /// The set, and the ordinals of the rows that a later row with the same key replaces.
+    pub(super) fn finish(mut self) -> Result<(KeySet, Vec<u64>)> {
+        for values in &mut self.values {
+            values.seal();
+        }
+        let few = match &self.form {
+            Form::Packed { digits, table } if table.len() <= FEW => Some(unpack(digits, table)),
+            Form::Rows { converter, bytes, table } if table.len() <= FEW => {
+                let parser = converter.parser();
+                Some(converter.convert_rows(table.iter().map(|entry| parser.parse(slice(bytes, entry))))?)
+            }
+            _ => None,
+        };
+        let set = KeySet { pass: self.pass, form: self.form, values: self.values, few };
+        Ok((set, self.replaced))
+    }
+}
+
+impl KeySet {
+    /// How many keys this pass has.
+    pub(super) fn len(&self) -> usize {
+        match &self.form {
+            Form::Packed { table, .. } => table.len(),
+            Form::Rows { table, .. } => table.len(),
+        }
+    }
+
+    /// The values that the keys have in one column.
+    pub(super) fn values(&self, column: usize) -> &ColumnValues {
+        &self.values[column]
+    }
+
+    /// All keys, column by column, if they are few. Integer columns come as `Int64`.
+    pub(super) fn few(&self) -> Option<&[ArrayRef]> {
+        self.few.as_deref()
+    }
+
+    /// Calls `found` with the index of each row whose key is in the set. A key with NULL never is.
+    pub(super) fn find(&self, keys: &[ArrayRef], mut found: impl FnMut(usize)) -> Result<()> {
+        match &self.form {
+            Form::Packed { digits, table } => {
+                let packed = pack(digits, keys)?;
+                for (row, (key, outside)) in packed.keys.iter().zip(&packed.outside).enumerate() {
+                    if !outside
+                        && table.find(self.pass.hasher.hash_one(*key), |entry| entry.key == *key).is_some()
+                    {
+                        found(row);
+                    }
+                }
+            }
+            Form::Rows { converter, bytes, table } => {
+                // Rows with NULL are encoded apart from all others, and no key of ours has one.
+                let rows = converter.convert_columns(&canonical_all(keys))?;
+                for (row, key) in rows.iter().enumerate() {
+                    let key = key.data();
+                    let hash = self.pass.hasher.hash_one(key);
+                    if self.pass.takes(hash) && table.find(hash, |entry| slice(bytes, entry) == key).is_some()
+                    {
+                        found(row);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the higher ordinal and returns the lower.
+fn newer(kept: &mut u64, other: u64) -> u64 {
+    let lower = other.min(*kept);
+    *kept = other.max(*kept);
+    lower
+}
+
+fn slice<'a>(bytes: &'a [u8], entry: &RowKey) -> &'a [u8] {
+    &bytes[entry.start..entry.start + entry.len as usize]
+}
+
+struct Packed {
+    keys: Vec<u64>,
+    /// Rows whose key cannot be in the set: a value out of range, or NULL.
+    outside: Vec<bool>,
+}
+
+/// How to pack columns of these ranges; `None` when they need more than 64 bits.
+fn digits(ranges: &[(i64, i64)]) -> Option<Vec<Digit>> {
+    let mut shift = 0;
+    let mut digits = Vec::with_capacity(ranges.len());
+    for (min, max) in ranges {
+        let span = max.wrapping_sub(*min) as u64;
+        let bits = u64::BITS - span.leading_zeros();
+        if shift + bits > u64::BITS {
+            return None;
+        }
+        // A column with one value takes no bits; its shift must still be legal.
+        digits.push(Digit { min: *min, span, shift: shift.min(u64::BITS - 1) });
+        shift += bits;
+    }
+    Some(digits)
+}
+
+fn pack(digits: &[Digit], columns: &[ArrayRef]) -> Result<Packed> {
+    let rows = columns.first().map_or(0, |column| column.len());
+    let mut packed = Packed { keys: vec![0; rows], outside: vec![false; rows] };
+    for (digit, column) in digits.iter().zip(columns) {
+        let integers = integers(column)?;
+        for ((key, outside), value) in packed.keys.iter_mut().zip(&mut packed.outside).zip(integers.values())
+        {
+            let offset = value.wrapping_sub(digit.min) as u64;
+            *outside |= offset > digit.span;
+            // Of a value out of range only the flag counts.
+            *key |= offset << digit.shift;
+        }
+        if let Some(nulls) = integers.nulls().filter(|nulls| nulls.null_count() > 0) {
+            for (row, outside) in packed.outside.iter_mut().enumerate() {
+                *outside |= nulls.is_null(row);
+            }
+        }
+    }
+    Ok(packed)
+}
+
+fn unpack(digits: &[Digit], table: &HashTable<PackedKey>) -> Vec<ArrayRef> {
+    let column = |digit: &Digit| {
+        let bits = u64::BITS - digit.span.leading_zeros();
+        let mask = if bits == u64::BITS { u64::MAX } else { (1 << bits) - 1 };
+        let value = |entry: &PackedKey| digit.min.wrapping_add(((entry.key >> digit.shift) & mask) as i64);
+        Arc::new(Int64Array::from_iter_values(table.iter().map(value))) as ArrayRef
+    };
+    digits.iter().map(column).collect()
+}
+
+/// Whether values of this type can be taken as 64-bit integers without loss.
+pub(super) fn is_integral(data_type: &DataType) -> bool {
+    use DataType as T;
+    match data_type {
+        T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => true,
+        T::Date32 | T::Time32(_) | T::Time64(_) | T::Timestamp(_, _) => true,
+        T::Decimal128(precision, _) => *precision <= 18,
+        _ => false,
+    }
+}
+
+/// The values as 64-bit integers: numbers, dates and times as they are stored, decimals unscaled.
+pub(super) fn integers(array: &ArrayRef) -> Result<Int64Array> {
+    let array = match array.data_type() {
+        // Precision up to 18: every value fits.
+        DataType::Decimal128(_, _) => Arc::new(
+            array
+                .as_primitive::<Decimal128Type>()
+                .unary::<_, arrow::datatypes::Int64Type>(|value| value as i64),
+        ) as ArrayRef,
+        DataType::Int64 => array.clone(),
+        _ => cast(array, &DataType::Int64)?,
+    };
+    Ok(array.as_primitive().clone())
+}
+
+fn canonical_all(columns: &[ArrayRef]) -> Vec<ArrayRef> {
+    columns.iter().map(canonical).collect()
+}
+
+/// Databases hold that -0.0 equals 0.0 and that all NaN are one; bytes say otherwise.
+fn canonical(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Float32 => {
+            let one = |value: f32| if value.is_nan() { f32::NAN } else { value + 0.0 };
+            Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(one))
+        }
+        DataType::Float64 => {
+            let one = |value: f64| if value.is_nan() { f64::NAN } else { value + 0.0 };
+            Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(one))
+        }
+        _ => array.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::array::{Float64Array, Int32Array, StringArray};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn columns(types: &[DataType]) -> Arc<[KeyColumn]> {
+        let column = |(i, data_type): (usize, &DataType)| KeyColumn {
+            name: format!("k{i}"),
+            field_id: i as i32 + 1,
+            data_type: data_type.clone(),
+        };
+        types.iter().enumerate().map(column).collect()
+    }
+
+    fn all() -> Pass {
+        Pass { number: 0, of: 1, hasher: RandomState::new() }
+    }
+
+    fn set(keys: &[ArrayRef], ranges: Option<&[(i64, i64)]>, pass: Pass) -> (KeySet, Vec<u64>) {
+        let types: Vec<_> = keys.iter().map(|key| key.data_type().clone()).collect();
+        let mut builder = KeySetBuilder::new(columns(&types), ranges, pass, 0).unwrap();
+        builder.insert(keys, 0).unwrap();
+        builder.finish().unwrap()
+    }
+
+    fn found(set: &KeySet, keys: &[ArrayRef]) -> Vec<usize> {
+        let mut rows = Vec::new();
+        set.find(keys, |row| rows.push(row)).unwrap();
+        rows
+    }
+
+    #[test]
+    fn a_later_row_replaces_an_earlier_one() {
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![5, 6, 5, 7, 5]));
+        for ranges in [None, Some([(5, 7)].as_slice())] {
+            let (set, replaced) = set(&[keys.clone()], ranges, all());
+            assert_eq!(replaced, [0, 2]);
+            let old: ArrayRef =
+                Arc::new(Int64Array::from(vec![Some(4), Some(7), None, Some(5), Some(i64::MIN)]));
+            assert_eq!(found(&set, &[old]), [1, 3]);
+            assert_eq!(set.few().map(|few| few[0].len()), Some(3));
+        }
+    }
+
+    #[test]
+    fn null_in_a_key_is_refused_by_name() {
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![Some(5), None]));
+        let mut builder = KeySetBuilder::new(columns(&[DataType::Int64]), None, all(), 0).unwrap();
+        let error = builder.insert(&[keys], 0).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (ErrorKind::Data, "a key column holds NULL (column: k0)")
+        );
+    }
+
+    #[test]
+    fn zeros_and_nans_are_one_key_each() {
+        let keys: ArrayRef = Arc::new(Float64Array::from(vec![0.0, f64::NAN]));
+        let (set, _) = set(&[keys], None, all());
+        let old: ArrayRef = Arc::new(Float64Array::from(vec![-0.0, -f64::NAN, 1.0]));
+        assert_eq!(found(&set, &[old]), [0, 1]);
+    }
+
+    #[test]
+    fn the_whole_range_of_a_column_is_packed() {
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![i64::MIN, -1, i64::MAX]));
+        let one: ArrayRef = Arc::new(Int32Array::from(vec![3, 3, 3]));
+        let (set, replaced) = set(&[keys.clone(), one.clone()], Some(&[(i64::MIN, i64::MAX), (3, 3)]), all());
+        assert!(matches!(set.form, Form::Packed { .. }) && replaced.is_empty());
+        assert_eq!(found(&set, &[keys.clone(), one]), [0, 1, 2]);
+        let other: ArrayRef = Arc::new(Int32Array::from(vec![3, 4, 3]));
+        assert_eq!(found(&set, &[keys, other]), [0, 2]);
+    }
+
+    proptest! {
+        /// Both forms, in any number of passes, agree with a map.
+        #[test]
+        fn sets_agree_with_a_map(
+            new in prop::collection::vec((-20i64..20, -3i32..3), 1..60),
+            old in prop::collection::vec((-25i64..25, -4i32..4), 0..60),
+            of in 1u64..4,
+            text in any::<bool>(),
+        ) {
+            let arrays = |rows: &[(i64, i32)]| -> Vec<ArrayRef> {
+                let second = Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.1)));
+                if text {
+                    let first = StringArray::from_iter_values(rows.iter().map(|row| row.0.to_string()));
+                    vec![Arc::new(first), second]
+                } else {
+                    vec![Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))), second]
+                }
+            };
+            let ranges = [(-20, 19), (-3, 2)];
+            let mut newest = BTreeMap::new();
+            let mut expected_replaced = Vec::new();
+            for (ordinal, row) in new.iter().enumerate() {
+                expected_replaced.extend(newest.insert(*row, ordinal as u64));
+            }
+            let expected: Vec<_> = (0..old.len()).filter(|i| newest.contains_key(&old[*i])).collect();
+            let (mut all_found, mut all_replaced) = (Vec::new(), Vec::new());
+            let hasher = RandomState::new();
+            for number in 0..of {
+                let pass = Pass { number, of, hasher: hasher.clone() };
+                let (set, replaced) = set(&arrays(&new), (!text).then_some(&ranges), pass);
+                all_found.extend(found(&set, &arrays(&old)));
+                all_replaced.extend(replaced);
+            }
+            all_found.sort_unstable();
+            all_replaced.sort_unstable();
+            expected_replaced.sort_unstable();
+            prop_assert_eq!(all_found, expected);
+            prop_assert_eq!(all_replaced, expected_replaced);
+        }
+    }
+}
