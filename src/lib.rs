@@ -10,6 +10,7 @@ pub mod connectors;
 pub mod delta;
 pub mod error;
 pub mod faults;
+pub mod history;
 pub mod lake;
 pub mod memory;
 pub mod merge;

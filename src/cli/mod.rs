@@ -1,1 +1,152 @@
-//! Flags, verbs, output.
+//! The command line: parse, do one verb, end with an exit code that scripts can trust.
+//!
+//! Data goes to stdout, everything else to stderr. Errors say what failed, where and what to do;
+//! nothing that is printed holds a secret, and nothing that a user does ends in a panic message.
+
+mod args;
+mod history;
+mod output;
+mod progress;
+mod redact;
+mod run;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+use tracing_subscriber::EnvFilter;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Legs;
+use args::{Cli, Command};
+use output::Exit;
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    install_panic_hook();
+    let exit = std::panic::catch_unwind(parse_and_run).unwrap_or(Exit::Failed);
+    ExitCode::from(exit as u8)
+}
+
+fn parse_and_run() -> Exit {
+    let cli = match Cli::definition().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return say_usage(&error),
+    };
+    start_log(cli.global.verbose);
+    let verbose = cli.global.verbose;
+    let done = runtime().and_then(|runtime| {
+        let done = runtime.block_on(dispatch(cli));
+        // A reader that is still waiting for its server must not hold up the end.
+        runtime.shutdown_background();
+        done
+    });
+    done.unwrap_or_else(|error| {
+        output::say_error(&error, verbose);
+        Exit::of_error(&error)
+    })
+}
+
+async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
+    match command {
+        Command::Run(args) => run::run(&global, &args, Legs::Both).await,
+        Command::Sync(args) => run::run(&global, &args, Legs::Extract).await,
+        Command::Load(args) => run::run(&global, &args, Legs::Load).await,
+        Command::History(args) => history::history(&global, &args),
+        Command::Schema => {
+            let schema = serde_json::to_string_pretty(&crate::config::schema()).expect("a schema is JSON");
+            output::line(schema).map(|()| Exit::Done)
+        }
+        _ => Err(Error::new(ErrorKind::Unsupported, "not built yet")),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::new(ErrorKind::Transient, format!("the system gives no threads: {source}")))
+}
+
+/// Clap's own words, without the secrets that it would repeat. Help goes to stdout, as it does.
+fn say_usage(error: &clap::Error) -> Exit {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        output::say(text.trim_end());
+        Exit::Usage
+    } else {
+        let _ = output::line(text.trim_end());
+        Exit::Done
+    }
+}
+
+/// Logs go to stderr above the bars. What libraries log of statements and handshakes stays out,
+/// whatever `FRAZIL_LOG` asks for.
+fn start_log(verbose: bool) {
+    const QUIET: [&str; 5] = ["tokio_postgres=warn", "rustls=warn", "hyper=warn", "h2=warn", "reqwest=warn"];
+    let usual = if verbose { "frazil=info" } else { "frazil=warn" };
+    let mut filter =
+        EnvFilter::builder().parse_lossy(std::env::var("FRAZIL_LOG").as_deref().unwrap_or(usual));
+    for directive in QUIET {
+        filter = filter.add_directive(directive.parse().expect("the directive is a constant"));
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogWriter)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+struct LogWriter;
+
+impl std::io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        output::say(String::from_utf8_lossy(line).trim_end());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A panic is a bug of ours, and says so. Its message may hold a row's values: it is shown on request.
+fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
+        let version = env!("CARGO_PKG_VERSION");
+        output::say(format!("error: this is a bug in frazil {version}{}", place.unwrap_or_default()));
+        output::say("  hint: please report this line and the command; nothing that was committed is harmed");
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            output::say(format!("{panic}\n{}", std::backtrace::Backtrace::capture()));
+        } else {
+            output::say("  hint: RUST_BACKTRACE=1 shows more, which may include values of rows");
+        }
+    }));
+}
+
+/// The long help of every command, for the reference page.
+pub fn help() -> String {
+    fn write(command: &mut clap::Command, path: &str, pages: &mut String) {
+        let path = if path.is_empty() {
+            command.get_name().to_owned()
+        } else {
+            format!("{path} {}", command.get_name())
+        };
+        let help = command.clone().bin_name(&path).render_help().to_string();
+        let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+        pages.push_str(&format!("## `{path}`\n\n```text\n{}\n```\n\n", lines.join("\n").trim_end()));
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        for name in names.iter().filter(|name| *name != "help") {
+            if let Some(sub) = command.find_subcommand_mut(name) {
+                write(sub, &path, pages);
+            }
+        }
+    }
+    let mut command = Cli::definition();
+    command.build();
+    let mut pages = String::new();
+    write(&mut command, "", &mut pages);
+    pages
+}

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
@@ -246,6 +247,10 @@ impl<'a> Pass<'a> {
             } else {
                 held.extend(files);
             }
+            if !complete && progress.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Transient, "stopped between two portions, as asked")
+                    .hint("run it again: what is committed stays, the rest is read then"));
+            }
         }
         if !held.is_empty() {
             return Err(Error::new(ErrorKind::Internal, "a reading ended without being complete")
@@ -306,7 +311,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Drains a portion's streams into files, each stream in a task with a writer of its own.
-    async fn write(&self, streams: Vec<RowStream>, progress: &Arc<Progress>) -> Result<Vec<WrittenFile>> {
+    async fn write(&mut self, streams: Vec<RowStream>, progress: &Arc<Progress>) -> Result<Vec<WrittenFile>> {
         let mut tasks = JoinSet::new();
         let stamp = (self.mode == TableMode::Append).then(|| Stamp::new(&self.table));
         for (place, mut rows) in streams.into_iter().enumerate() {

@@ -15,7 +15,7 @@ mod load;
 mod report;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -157,6 +157,8 @@ pub struct Progress {
     pub rows: AtomicU64,
     /// Arrow bytes of those rows.
     pub bytes: AtomicU64,
+    /// Set by whoever started the pass: stop after the portion under way.
+    pub stop: AtomicBool,
 }
 
 impl Progress {

@@ -1,0 +1,421 @@
+//! The command line as it was typed. Every flag has an environment variable `FRAZIL_…`; what they
+//! say goes above the file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{ChangeWord, ModeWord, Names, Overrides, Selection, Size, Span, StreamEntry, units};
+use crate::memory;
+use crate::source::{BeyondHorizon, NullCursor};
+use crate::target::Deletes;
+
+/// Rows out of databases into Iceberg snapshots, and on into tables: none lost, none doubled.
+#[derive(Debug, Parser)]
+#[command(name = "frazil", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+pub(super) struct Cli {
+    /// What all commands share.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong configuration or usage
+  3  some streams failed, or another runner was faster
+  4  nothing to do (with --exit-code)
+
+Every flag has an environment variable: --memory is FRAZIL_MEMORY. Logs: FRAZIL_LOG=debug.";
+
+/// What all commands share.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// The configuration [default: ./frazil.yaml]
+    #[arg(long, short, global = true, value_name = "FILE", env = "FRAZIL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value = "text", env = "FRAZIL_OUTPUT")]
+    pub output: Output,
+    /// Say more: causes of errors, and a log on stderr
+    #[arg(long, short, global = true, env = "FRAZIL_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    #[value(alias = "table")]
+    Text,
+    /// One JSON object a line
+    Json,
+    /// Comma-separated values (`query` only)
+    Csv,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write a commented configuration from a live database
+    Init(InitArgs),
+    /// Connect to everything and say what a run would do, and what is in its way
+    Check(StreamsArgs),
+    /// List the tables of a database: sizes, keys, cursor candidates
+    Discover(DiscoverArgs),
+    /// Say what a run would move, and by which statements
+    Plan(StreamsArgs),
+    /// Source to lake to target
+    Run(RunArgs),
+    /// Source to lake only
+    Sync(RunArgs),
+    /// Lake to target only
+    Load(RunArgs),
+    /// Where each stream is: position, last run, snapshot, target
+    Status(StreamsArgs),
+    /// Past runs
+    History(HistoryArgs),
+    /// The snapshots of a lake table
+    Snapshots(SnapshotsArgs),
+    /// Ask the lake in SQL, now or as it was
+    Query(QueryArgs),
+    /// Positions in the sources, as the lake holds them
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Print the JSON Schema of the configuration
+    Schema,
+}
+
+/// Positions in the sources.
+#[derive(Debug, Subcommand)]
+pub(super) enum StateCommand {
+    /// Print each stream's position
+    Show(StreamsArgs),
+}
+
+/// Which streams, and what is said of them outside of the file.
+#[derive(Debug, Args)]
+pub(super) struct StreamsArgs {
+    /// Only these streams: a name or a pattern, can be repeated
+    #[arg(long, short, value_name = "PATTERN", value_delimiter = ',', env = "FRAZIL_SELECT")]
+    pub select: Vec<String>,
+    /// Not these streams
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', env = "FRAZIL_EXCLUDE")]
+    pub exclude: Vec<String>,
+    /// Where things are, without a file or above it.
+    #[command(flatten)]
+    pub places: PlaceArgs,
+    /// What every stream is told, above the file.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+    /// The machine's share.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Where things are, without a file or above it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Without a file, or above it")]
+pub(super) struct PlaceArgs {
+    /// The source: a URL or a connection's name. No file is looked for then
+    #[arg(long, value_name = "URL", env = "FRAZIL_FROM")]
+    pub from: Option<String>,
+    /// A table of the source: a name or a pattern, can be repeated
+    #[arg(long = "table", value_name = "TABLE", env = "FRAZIL_TABLE")]
+    pub tables: Vec<String>,
+    /// The target: a URL, a connection's name, or `name.schema`
+    #[arg(long, value_name = "URL", env = "FRAZIL_TO")]
+    pub to: Option<String>,
+    /// The table in the target
+    #[arg(long, value_name = "TABLE", env = "FRAZIL_TARGET_TABLE")]
+    pub target_table: Option<String>,
+    /// Where the lake is.
+    #[command(flatten)]
+    pub lake: LakeArgs,
+}
+
+/// Where the lake is.
+#[derive(Debug, Args)]
+pub(super) struct LakeArgs {
+    /// The lake: a directory or a URL [default: ./lake]
+    #[arg(long, value_name = "PLACE", env = "FRAZIL_LAKE")]
+    pub lake: Option<String>,
+    /// The lake's catalog: `filesystem`, or a URL
+    #[arg(long, value_name = "CATALOG", env = "FRAZIL_CATALOG")]
+    pub catalog: Option<String>,
+    /// An option of the lake's store: `s3.endpoint=http://…`
+    #[arg(long = "lake-option", value_name = "KEY=VALUE", value_parser = key_value, env = "FRAZIL_LAKE_OPTION")]
+    pub options: Vec<(String, String)>,
+}
+
+/// What every stream is told, above the file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings of all streams, above the file")]
+pub(super) struct SettingArgs {
+    /// merge, append or replace
+    #[arg(long, value_name = "MODE", env = "FRAZIL_MODE")]
+    pub mode: Option<ModeWord>,
+    /// Key columns [default: the source's primary key]
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', env = "FRAZIL_PRIMARY_KEY")]
+    pub primary_key: Vec<String>,
+    /// The column that grows with every change
+    #[arg(long, value_name = "COLUMN", env = "FRAZIL_CURSOR")]
+    pub cursor: Option<String>,
+    /// Read again what lies this far behind: 10m
+    #[arg(long, value_name = "TIME", env = "FRAZIL_LAG")]
+    pub lag: Option<Span>,
+    /// How changes are found: auto, timestamp, version, id or full
+    #[arg(long, value_name = "HOW", env = "FRAZIL_CHANGE")]
+    pub change: Option<ChangeWord>,
+    /// Rows whose cursor is NULL: include, exclude or fail
+    #[arg(long, value_name = "WHAT", value_parser = word::<NullCursor>, env = "FRAZIL_NULL_CURSOR")]
+    pub null_cursor: Option<NullCursor>,
+    /// Rows beyond what is known to be committed: wait or read
+    #[arg(long, value_name = "WHAT", value_parser = word::<BeyondHorizon>, env = "FRAZIL_BEYOND_HORIZON")]
+    pub beyond_horizon: Option<BeyondHorizon>,
+    /// Deleted rows in the target: hard, soft or ignore
+    #[arg(long, value_name = "WHAT", value_parser = word::<Deletes>, env = "FRAZIL_DELETES")]
+    pub deletes: Option<Deletes>,
+    /// Columns to read [default: all]
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', env = "FRAZIL_COLUMNS")]
+    pub columns: Vec<String>,
+    /// A condition in the source's SQL
+    #[arg(long = "where", value_name = "SQL", env = "FRAZIL_WHERE")]
+    pub filter: Option<String>,
+    /// A partition transform of the lake table, can be repeated: day(created_at)
+    #[arg(long, value_name = "TRANSFORM", env = "FRAZIL_PARTITION_BY")]
+    pub partition_by: Vec<String>,
+    /// Source bytes of a first read that are committed at a time: 1GiB
+    #[arg(long, value_name = "SIZE", env = "FRAZIL_PORTION")]
+    pub portion: Option<Size>,
+}
+
+/// The machine's share.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
+pub(super) struct EngineArgs {
+    /// Memory for everything
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FRAZIL_MEMORY")]
+    pub memory: Size,
+    /// Streams at once, which share the memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, env = "FRAZIL_PARALLEL")]
+    pub parallel: usize,
+    /// Ranges of one table that are read at once [default: the processors, up to 4]
+    #[arg(long, value_name = "N", value_parser = at_least_one, env = "FRAZIL_THREADS")]
+    pub threads: Option<usize>,
+}
+
+/// How to run.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Which streams.
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+    /// How to run them.
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// How to run streams.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How to run")]
+pub(super) struct HowArgs {
+    /// Only streams whose last run failed
+    #[arg(long, env = "FRAZIL_FAILED", value_parser = FalseyValueParser::new())]
+    pub failed: bool,
+    /// Say what would be done and do nothing, as `plan`
+    #[arg(long, env = "FRAZIL_DRY_RUN", value_parser = FalseyValueParser::new())]
+    pub dry_run: bool,
+    /// Run again and again, with at least this much from start to start: 30s
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "FRAZIL_EVERY")]
+    pub every: Option<Duration>,
+    /// Exit with 4 when there was nothing to do
+    #[arg(long, env = "FRAZIL_EXIT_CODE", value_parser = FalseyValueParser::new())]
+    pub exit_code: bool,
+}
+
+/// What to write a configuration from.
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The database
+    #[arg(value_name = "URL", env = "FRAZIL_FROM")]
+    pub url: String,
+    /// The connection's name [default: the database's name]
+    #[arg(long, env = "FRAZIL_NAME")]
+    pub name: Option<String>,
+    /// Only these tables: a name or a pattern, can be repeated
+    #[arg(long = "table", value_name = "TABLE", env = "FRAZIL_TABLE")]
+    pub tables: Vec<String>,
+    /// The lake: a directory or a URL
+    #[arg(long, value_name = "PLACE", default_value = "./lake", env = "FRAZIL_LAKE")]
+    pub lake: String,
+    /// Replace a file that is there
+    #[arg(long, env = "FRAZIL_FORCE", value_parser = FalseyValueParser::new())]
+    pub force: bool,
+}
+
+/// Whose tables to list.
+#[derive(Debug, Args)]
+pub(super) struct DiscoverArgs {
+    /// A connection's name or a URL [default: all sources of the configuration]
+    #[arg(value_name = "CONNECTION", env = "FRAZIL_FROM")]
+    pub connection: Option<String>,
+    /// Only these tables: a name or a pattern, can be repeated
+    #[arg(long = "table", value_name = "TABLE", env = "FRAZIL_TABLE")]
+    pub tables: Vec<String>,
+}
+
+/// Which past runs to show.
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    /// Only these streams
+    #[arg(value_name = "STREAM")]
+    pub streams: Vec<String>,
+    /// How many, at most
+    #[arg(long, short = 'n', default_value_t = 20, env = "FRAZIL_LIMIT")]
+    pub limit: u32,
+}
+
+/// Whose snapshots to list.
+#[derive(Debug, Args)]
+pub(super) struct SnapshotsArgs {
+    /// The table in the lake: `public.orders`
+    pub table: String,
+    /// Where the lake is.
+    #[command(flatten)]
+    pub lake: LakeArgs,
+}
+
+/// What to ask the lake.
+#[derive(Debug, Args)]
+pub(super) struct QueryArgs {
+    /// The statement
+    pub sql: String,
+    /// The lake as it was: a snapshot id, or a time (`2026-07-01 12:00`)
+    #[arg(long, value_name = "WHEN", env = "FRAZIL_AS_OF")]
+    pub as_of: Option<String>,
+    /// Memory for the query; it spills to disk beyond
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FRAZIL_MEMORY")]
+    pub memory: Size,
+    /// Where the lake is.
+    #[command(flatten)]
+    pub lake: LakeArgs,
+}
+
+impl Cli {
+    /// The command, with values of the environment never shown: they may be secrets.
+    pub(super) fn definition() -> clap::Command {
+        hide_values(Self::command())
+    }
+}
+
+fn hide_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env(true).hide_env_values(true)).mut_subcommands(hide_values)
+}
+
+impl StreamsArgs {
+    /// As the configuration takes them.
+    pub(super) fn overrides(&self, global: &Global) -> Overrides {
+        Overrides {
+            config: global.config.clone(),
+            from: self.places.from.clone(),
+            tables: self.places.tables.clone(),
+            to: self.places.to.clone(),
+            target_table: self.places.target_table.clone(),
+            stream: self.settings.entry(),
+            ..self.places.lake.overrides()
+        }
+    }
+
+    /// Which streams.
+    pub(super) fn selection(&self) -> Selection {
+        Selection { select: self.select.clone(), exclude: self.exclude.clone() }
+    }
+}
+
+impl LakeArgs {
+    /// As the configuration takes them.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            lake: self.lake.clone(),
+            catalog: self.catalog.clone(),
+            lake_options: self.options.clone(),
+            ..Overrides::default()
+        }
+    }
+}
+
+impl SettingArgs {
+    fn entry(&self) -> StreamEntry {
+        let names = |names: &Vec<String>| (!names.is_empty()).then(|| Names(names.clone()));
+        StreamEntry {
+            mode: self.mode,
+            primary_key: names(&self.primary_key),
+            cursor: self.cursor.clone(),
+            lag: self.lag,
+            change: self.change,
+            null_cursor: self.null_cursor,
+            beyond_horizon: self.beyond_horizon,
+            deletes: self.deletes,
+            columns: names(&self.columns),
+            filter: self.filter.clone(),
+            partition_by: names(&self.partition_by),
+            portion: self.portion,
+            ..StreamEntry::default()
+        }
+    }
+}
+
+impl EngineArgs {
+    /// Ranges of one table that are read at once.
+    pub(super) fn threads(&self) -> usize {
+        /// More readers than this wait for the network or for the writers.
+        const MOST: usize = 4;
+        self.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST)
+        })
+    }
+
+    /// What each of the streams that run at once may use.
+    pub(super) fn budget(&self) -> crate::Result<memory::Budget> {
+        memory::Budget::new(self.memory.0 / self.parallel as u64, self.threads()).map_err(|error| {
+            if self.parallel == 1 {
+                return error;
+            }
+            crate::Error::new(
+                crate::ErrorKind::Config,
+                format!("{} MiB are too little for {} streams at once", self.memory.0 >> 20, self.parallel),
+            )
+            .hint("raise `--memory` or lower `--parallel`: each stream needs 128 MiB")
+        })
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as `key=value`".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|problem| problem.replacen('\n', ": ", 1))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("a number from 1 upwards".to_owned()),
+    }
+}
+
+/// A word as the configuration knows it.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|problem| problem.to_string())
+}

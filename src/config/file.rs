@@ -1,0 +1,481 @@
+//! The user's file as types: what was said, before it is resolved into what it means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::units;
+use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, OutOfRange, UnboundedNumeric, ValuePolicy};
+use crate::sync::{Mode, StreamSettings};
+use crate::target::Deletes;
+
+/// The configuration of frazil: which tables go where, and how.
+///
+/// Text may hold `${VAR}` or `${VAR:-default}` from the environment or from a `.env` file next to
+/// the configuration.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with `connections`, `lake`, `defaults` and `streams`"
+)]
+pub struct File {
+    /// Databases by name. Streams refer to them.
+    pub connections: BTreeMap<String, ConnectionEntry>,
+    /// Where the Iceberg tables are.
+    pub lake: Option<LakeEntry>,
+    /// Settings of every stream that does not say otherwise.
+    pub defaults: StreamEntry,
+    /// Tables, or patterns of tables (`public.audit_*`), and their settings. A table takes its settings
+    /// from one entry: its own, else the last pattern that matches.
+    pub streams: Streams,
+}
+
+/// A database: its URL, or a map with the URL and more.
+#[derive(Debug)]
+pub struct ConnectionEntry {
+    /// `postgres://user:${PASSWORD}@host/database`, `sqlite:///path/to/file.db`.
+    pub url: Secret,
+    /// The password, if it is not in the URL; written as it is.
+    pub password: Option<Secret>,
+    /// Options of the URL (`sslmode: require`).
+    pub options: BTreeMap<String, String>,
+}
+
+/// Where the Iceberg tables are.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map with `warehouse`")]
+pub struct LakeEntry {
+    /// A directory (relative to this file) or a URL: `./lake`, `s3://bucket/prefix`.
+    pub warehouse: String,
+    /// Who knows where each table's metadata is: `filesystem`, or a catalog's URL.
+    #[serde(default = "filesystem")]
+    #[schemars(with = "String")]
+    pub catalog: Secret,
+    /// Options of the store: `s3.endpoint`, `s3.region`, `s3.access-key-id`, `s3.secret-access-key`,
+    /// `s3.path-style-access`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub options: BTreeMap<String, Secret>,
+}
+
+fn filesystem() -> Secret {
+    Secret("filesystem".into())
+}
+
+/// The settings of a stream. What is not said comes from `defaults`.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map of settings")]
+pub struct StreamEntry {
+    /// The connection that rows come from.
+    pub source: Option<String>,
+    /// Where rows go to: `connection`, `connection.schema` or `connection.schema.table`, with
+    /// `{stream_schema}` and `{stream_table}`. Without it they stay in the lake.
+    pub target: Option<String>,
+    /// How rows are kept. `merge`: one row a key, the current state (the default where the source has
+    /// a primary key). `append`: every row that came. `replace`: everything anew each time.
+    pub mode: Option<ModeWord>,
+    /// Key columns, if not the source's primary key.
+    pub primary_key: Option<Names>,
+    /// The column that grows with every change.
+    #[serde(alias = "update_key", alias = "incremental_key")]
+    pub cursor: Option<String>,
+    /// Read again what lies this far behind the newest cursor value: `10m`.
+    pub lag: Option<Span>,
+    /// How changes are found. `auto` picks by the source's catalog and says what it picked.
+    pub change: Option<ChangeWord>,
+    /// What happens to rows whose cursor is NULL.
+    pub null_cursor: Option<NullCursor>,
+    /// What happens to rows whose cursor lies beyond what is known to be committed.
+    pub beyond_horizon: Option<BeyondHorizon>,
+    /// How values without an exact place in the lake are carried.
+    pub values: Option<Values>,
+    /// What happens in the target to rows that were deleted.
+    pub deletes: Option<Deletes>,
+    /// Columns to read; all, if nothing is said.
+    #[serde(alias = "select")]
+    pub columns: Option<Names>,
+    /// A condition in the source's SQL that rows must meet.
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    /// Partition transforms of the lake table: `day(created_at)`, `bucket(16, id)`, `region`.
+    pub partition_by: Option<Names>,
+    /// The table in the lake, `namespace.table`, with `{stream_schema}` and `{stream_table}`.
+    pub lake_table: Option<String>,
+    /// About how many source bytes of a first read are committed at a time: what a crash can cost.
+    pub portion: Option<Size>,
+    /// What happens when the source's columns change.
+    pub schema: Option<SchemaWord>,
+    /// When the stream runs, in the words of cron. For the scheduler, which is not in this build yet:
+    /// use `frazil run --every 5m` or your own scheduler.
+    pub schedule: Option<String>,
+    /// Leave these tables out.
+    pub disabled: Option<bool>,
+}
+
+/// How values without an exact place in the lake are carried.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with `out_of_range`, `unbounded_numeric` or `types`"
+)]
+pub struct Values {
+    /// Infinite dates and timestamps, `24:00:00`, and others outside of the lake's types.
+    pub out_of_range: Option<OutOfRange>,
+    /// Numbers that declare no precision, or more than 38 digits.
+    pub unbounded_numeric: Option<UnboundedNumeric>,
+    /// Types by column, instead of the mapping's own: `text`, `decimal(20,4)`.
+    pub types: BTreeMap<String, String>,
+}
+
+impl StreamEntry {
+    /// This, and what it does not say from `below`.
+    pub(super) fn over(self, below: &Self) -> Self {
+        macro_rules! first {
+            ($($field:ident),*) => { Self { $($field: self.$field.or_else(|| below.$field.clone()),)*
+                values: match (self.values, &below.values) {
+                    (Some(above), Some(below)) => Some(above.over(below)),
+                    (above, below) => above.or_else(|| below.clone()),
+                },
+            } };
+        }
+        first!(
+            source,
+            target,
+            mode,
+            primary_key,
+            cursor,
+            lag,
+            change,
+            null_cursor,
+            beyond_horizon,
+            deletes,
+            columns,
+            filter,
+            partition_by,
+            lake_table,
+            portion,
+            schema,
+            schedule,
+            disabled
+        )
+    }
+
+    /// The settings that name no place.
+    pub(super) fn settings(&self) -> StreamSettings {
+        let usual = StreamSettings::default();
+        let names = |names: &Option<Names>| names.as_ref().map(|names| names.0.clone());
+        StreamSettings {
+            mode: self.mode.map(|mode| mode.0),
+            primary_key: names(&self.primary_key).unwrap_or_default(),
+            change: self.change.map(|change| change.0).unwrap_or_default(),
+            cursor: self.cursor.clone(),
+            lag: self.lag.map_or(usual.lag, |lag| lag.0),
+            null_cursor: self.null_cursor.unwrap_or_default(),
+            beyond_horizon: self.beyond_horizon.unwrap_or_default(),
+            values: self.values.as_ref().map(Values::policy).unwrap_or_default(),
+            columns: names(&self.columns),
+            filter: self.filter.clone(),
+            partition_by: names(&self.partition_by).unwrap_or_default(),
+            deletes: self.deletes.unwrap_or_default(),
+            portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
+        }
+    }
+}
+
+impl Values {
+    fn over(self, below: &Self) -> Self {
+        let mut types = below.types.clone();
+        types.extend(self.types);
+        Self {
+            out_of_range: self.out_of_range.or(below.out_of_range),
+            unbounded_numeric: self.unbounded_numeric.or(below.unbounded_numeric),
+            types,
+        }
+    }
+
+    fn policy(&self) -> ValuePolicy {
+        ValuePolicy {
+            out_of_range: self.out_of_range.unwrap_or_default(),
+            unbounded_numeric: self.unbounded_numeric.unwrap_or_default(),
+            types: self.types.clone(),
+        }
+    }
+}
+
+/// Text that never shows in `Debug`.
+#[derive(Clone, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub(super) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// Streams in the order of the file.
+#[derive(Debug, Default)]
+pub struct Streams(pub(super) Vec<(String, StreamEntry)>);
+
+impl<'de> Deserialize<'de> for Streams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ordered;
+
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Streams;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of streams: `public.orders: {}`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Streams, A::Error> {
+                let mut streams = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    streams.push(entry);
+                }
+                Ok(Streams(streams))
+            }
+        }
+
+        deserializer.deserialize_map(Ordered)
+    }
+}
+
+impl JsonSchema for Streams {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Streams".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let entry = generator.subschema_for::<StreamEntry>();
+        json_schema!({ "type": "object", "additionalProperties": { "anyOf": [entry, { "type": "null" }] } })
+    }
+}
+
+impl<'de> Deserialize<'de> for ConnectionEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            url: Secret,
+            password: Option<Secret>,
+            #[serde(default)]
+            options: BTreeMap<String, String>,
+        }
+
+        struct UrlOrMap;
+
+        impl<'de> Visitor<'de> for UrlOrMap {
+            type Value = ConnectionEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL, or a map with `url`")
+            }
+
+            fn visit_str<E>(self, url: &str) -> Result<ConnectionEntry, E> {
+                Ok(ConnectionEntry { url: Secret(url.into()), password: None, options: BTreeMap::new() })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ConnectionEntry, A::Error> {
+                let long = Long::deserialize(de::value::MapAccessDeserializer::new(entries))?;
+                Ok(ConnectionEntry { url: long.url, password: long.password, options: long.options })
+            }
+        }
+
+        deserializer.deserialize_any(UrlOrMap)
+    }
+}
+
+impl JsonSchema for ConnectionEntry {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Connection".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A database: its URL, or a map with the URL and more.",
+            "anyOf": [
+                { "type": "string", "description": "`postgres://user:${PASSWORD}@host/database`, `sqlite:///path/to/file.db`" },
+                {
+                    "type": "object",
+                    "required": ["url"],
+                    "additionalProperties": false,
+                    "properties": {
+                        "url": { "type": "string", "description": "The address." },
+                        "password": { "type": "string", "description": "The password, if it is not in the URL; written as it is." },
+                        "options": {
+                            "type": "object",
+                            "additionalProperties": { "type": "string" },
+                            "description": "Options of the URL: `sslmode: require`."
+                        }
+                    }
+                }
+            ]
+        })
+    }
+}
+
+/// One name, or a list of names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+
+        impl<'de> Visitor<'de> for OneOrMore {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a list of names")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Names, E> {
+                Ok(Names(vec![name.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = items.next_element()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMore)
+    }
+}
+
+impl JsonSchema for Names {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Names".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "One name, or a list of names.",
+            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
+        })
+    }
+}
+
+/// Reads a word or a measure from text; the second line of an error is its hint.
+macro_rules! from_text {
+    ($name:ident, $expecting:literal, $parse:expr) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+
+                impl Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        let parse: fn(&str) -> Result<_, String> = $parse;
+                        parse(text).map($name).map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            /// As on the command line.
+            fn from_str(text: &str) -> Result<Self, String> {
+                let parse: fn(&str) -> Result<_, String> = $parse;
+                parse(text).map($name).map_err(|problem| problem.replacen('\n', ": ", 1))
+            }
+        }
+    };
+}
+
+/// A length of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+from_text!(Span, "a length of time", units::duration);
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+from_text!(Size, "a number of bytes", units::bytes);
+
+/// [`Mode`], with the words of this field's other tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModeWord(pub Mode);
+from_text!(ModeWord, "a mode", |word| match word {
+    "merge" | "upsert" | "incremental" => Ok(Mode::Merge),
+    "append" => Ok(Mode::Append),
+    "replace" | "full-refresh" | "full_refresh" => Ok(Mode::Replace),
+    _ => Err(unknown("mode", word, MODES, &["scd2", "snapshot"])),
+});
+
+/// [`ChangeDetection`], with the words that later builds will know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeWord(pub ChangeDetection);
+from_text!(ChangeWord, "a way to find changes", |word| match word {
+    "auto" => Ok(ChangeDetection::Auto),
+    "timestamp" => Ok(ChangeDetection::Timestamp),
+    "version" => Ok(ChangeDetection::Version),
+    "id" => Ok(ChangeDetection::Id),
+    "full" => Ok(ChangeDetection::Full),
+    _ => Err(unknown("change", word, CHANGES, &["log", "tracking", "trigger"])),
+});
+
+/// What happens when the source's columns change; `evolve` is what this build does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaWord(pub ());
+from_text!(SchemaWord, "a schema policy", |word| match word {
+    "evolve" => Ok(()),
+    _ => Err(unknown("schema", word, SCHEMAS, &["freeze", "discard_row", "discard_value"])),
+});
+
+const MODES: &[&str] = &["merge", "append", "replace", "upsert", "incremental", "full-refresh"];
+const CHANGES: &[&str] = &["auto", "timestamp", "version", "id", "full"];
+const SCHEMAS: &[&str] = &["evolve"];
+
+fn unknown(key: &str, word: &str, known: &[&str], planned: &[&str]) -> String {
+    let shown = super::shown(word);
+    if planned.contains(&word) {
+        return format!(
+            "`{key}: {word}` is not in this build yet\nthis build knows `{}`",
+            known.join("`, `")
+        );
+    }
+    match super::suggest::hint(word, known.iter().copied()) {
+        Some(hint) => format!("unknown {key} {shown}\n{hint}"),
+        None => format!("unknown {key} {shown}"),
+    }
+}
+
+/// The schema of something that is read from text.
+macro_rules! schema_of_text {
+    ($name:ident, $title:literal, $schema:tt) => {
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $title.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+schema_of_text!(Span, "Duration", { "type": "string", "examples": ["90s", "10m", "1h30m"] });
+schema_of_text!(Size, "Size", { "type": ["string", "integer"], "examples": ["256MiB", "1GiB"] });
+schema_of_text!(ModeWord, "Mode", { "enum": MODES });
+schema_of_text!(ChangeWord, "Change", { "enum": CHANGES });
+schema_of_text!(SchemaWord, "SchemaPolicy", { "enum": SCHEMAS });

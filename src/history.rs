@@ -1,0 +1,223 @@
+//! What ran when, in a small SQLite file beside the configuration.
+//!
+//! For people only: no position and no decision of a run depends on it, but for `--failed`. Losing
+//! it loses nothing else.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, params};
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{StreamReport, Verdict};
+
+/// About a year of hourly runs of ten streams, in a few tens of megabytes.
+const KEPT: u32 = 100_000;
+/// Another run may be writing; it never takes long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const TABLES: &str = "
+create table if not exists passes (
+    id integer primary key,
+    run text not null,
+    verb text not null,
+    stream text not null,
+    started_at text not null,
+    seconds real not null,
+    verdict text not null,
+    change text,
+    rows_extracted integer,
+    file_bytes integer,
+    snapshot integer,
+    rows_upserted integer,
+    rows_deleted integer,
+    error_kind text,
+    error text,
+    version text not null
+);
+create index if not exists passes_by_stream on passes (stream, id);
+";
+
+/// The run history of one configuration.
+pub struct History {
+    db: Connection,
+}
+
+/// One pass of one stream, as it went.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pass {
+    /// The run it belonged to.
+    pub run: String,
+    /// `run`, `sync` or `load`.
+    pub verb: String,
+    /// The stream.
+    pub stream: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took.
+    pub seconds: f64,
+    /// How it ended: `done`, `nothing_to_do`, `conflict`, `failed`.
+    pub verdict: String,
+    /// How changes were found.
+    pub change: Option<String>,
+    /// Rows committed to the lake.
+    pub rows_extracted: Option<u64>,
+    /// Bytes of their files.
+    pub file_bytes: Option<u64>,
+    /// The lake snapshot at its end.
+    pub snapshot: Option<i64>,
+    /// Rows inserted or updated in the target.
+    pub rows_upserted: Option<u64>,
+    /// Rows deleted in the target.
+    pub rows_deleted: Option<u64>,
+    /// The error's kind.
+    pub error_kind: Option<String>,
+    /// The error.
+    pub error: Option<String>,
+}
+
+impl History {
+    /// The file beside a configuration; without one, in the user's state directory.
+    pub fn place(config: Option<&Path>) -> PathBuf {
+        if let Some(config) = config {
+            return config.parent().unwrap_or(Path::new("")).join(".frazil/history.db");
+        }
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+        let state = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+        state.or_else(home).unwrap_or_else(std::env::temp_dir).join("frazil/history.db")
+    }
+
+    /// Opens the history, or begins one.
+    pub fn open(path: &Path) -> Result<Self> {
+        let begin = || -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+                let ignore = folder.join(".gitignore");
+                if folder.ends_with(".frazil") && !ignore.exists() {
+                    std::fs::write(ignore, "*\n")?;
+                }
+            }
+            let db = Connection::open(path)?;
+            db.busy_timeout(PATIENCE)?;
+            db.execute_batch(TABLES)?;
+            Ok(db)
+        };
+        let db = begin().map_err(|source| {
+            Error::new(ErrorKind::Config, format!("cannot open the run history: {source}"))
+                .with("file", path.display())
+                .hint("make the folder writable, or remove a damaged file: nothing but past runs is in it")
+        })?;
+        Ok(Self { db })
+    }
+
+    /// Opens the history if there is one.
+    pub fn open_existing(path: &Path) -> Result<Option<Self>> {
+        if path.exists() { Self::open(path).map(Some) } else { Ok(None) }
+    }
+
+    /// Notes how a pass went.
+    pub fn record(&self, verb: &str, report: &StreamReport) -> Result<()> {
+        let extract = report.extract.as_ref();
+        let load = report.load.as_ref();
+        let error = report.error.as_ref();
+        self.db
+            .execute(
+                "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
+                 file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                params![
+                    report.run.to_string(),
+                    verb,
+                    report.stream,
+                    report.started_at.to_rfc3339(),
+                    report.seconds,
+                    verdict(report.verdict),
+                    extract.map(|extract| extract.change.name()),
+                    extract.map(|extract| extract.rows as i64),
+                    extract.map(|extract| extract.file_bytes as i64),
+                    extract
+                        .and_then(|extract| extract.snapshot)
+                        .or_else(|| load.and_then(|load| load.to))
+                        .map(|snapshot| snapshot.0),
+                    load.map(|load| load.upserted as i64),
+                    load.map(|load| load.deleted as i64),
+                    error.map(|error| error.kind),
+                    error.map(|error| &error.message),
+                    env!("CARGO_PKG_VERSION"),
+                ],
+            )
+            .and_then(|_| {
+                self.db.execute("delete from passes where id <= (select max(id) from passes) - ?1", [KEPT])
+            })
+            .map(drop)
+            .map_err(foreign)
+    }
+
+    /// The newest passes first, of all streams or of some.
+    pub fn passes(&self, streams: &[String], limit: u32) -> Result<Vec<Pass>> {
+        let streams = serde_json::to_string(streams).expect("strings are JSON");
+        let read = || -> rusqlite::Result<Vec<Pass>> {
+            self.db
+                .prepare(
+                    "select * from passes where ?1 = '[]' or stream in (select value from json_each(?1)) \
+                     order by id desc limit ?2",
+                )?
+                .query_map(params![streams, limit], pass)?
+                .collect()
+        };
+        read().map_err(foreign)
+    }
+
+    /// The streams whose last pass failed or met another runner.
+    pub fn failed(&self) -> Result<BTreeSet<String>> {
+        let read = || -> rusqlite::Result<BTreeSet<String>> {
+            self.db
+                .prepare(
+                    "select stream from passes where id in (select max(id) from passes group by stream) \
+                     and verdict in ('failed', 'conflict')",
+                )?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        };
+        read().map_err(foreign)
+    }
+}
+
+fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
+    let count = |name: &str| row.get::<_, Option<i64>>(name).map(|count| count.map(i64::cast_unsigned));
+    Ok(Pass {
+        run: row.get("run")?,
+        verb: row.get("verb")?,
+        stream: row.get("stream")?,
+        started_at: row.get::<_, String>("started_at")?.parse().map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+        })?,
+        seconds: row.get("seconds")?,
+        verdict: row.get("verdict")?,
+        change: row.get("change")?,
+        rows_extracted: count("rows_extracted")?,
+        file_bytes: count("file_bytes")?,
+        snapshot: row.get("snapshot")?,
+        rows_upserted: count("rows_upserted")?,
+        rows_deleted: count("rows_deleted")?,
+        error_kind: row.get("error_kind")?,
+        error: row.get("error")?,
+    })
+}
+
+/// The verdict's name, as reports write it.
+pub fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Done => "done",
+        Verdict::NothingToDo => "nothing_to_do",
+        Verdict::Conflict => "conflict",
+        Verdict::Failed => "failed",
+    }
+}
+
+fn foreign(source: rusqlite::Error) -> Error {
+    Error::new(ErrorKind::Transient, format!("the run history cannot be used: {source}"))
+}
