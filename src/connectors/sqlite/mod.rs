@@ -1,9 +1,28 @@
-//! Sqlite as a source and as a target.
+//! SQLite as a source and as a target.
+//!
+//! ```text
+//! source   describe ─▶ plan (cursor, window) ─▶ horizon ─▶ one read transaction ─▶ batches
+//! target   declare  ─▶ one write transaction: control row, rows, control row
+//! ```
+//!
+//! SQLite is a library that blocks. Every database is used by one thread at a time; rows cross to
+//! the async world in batches, through channels with room for a few.
 
-use super::Connector;
-
+mod connect;
+mod decode;
+mod describe;
+mod encode;
+mod horizon;
+mod plan;
+mod read;
+mod shape;
 mod source;
 mod target;
+mod types;
+mod value;
+mod write;
+
+use super::Connector;
 
 /// The line in `CONNECTORS`.
 pub(super) const CONNECTOR: Connector =

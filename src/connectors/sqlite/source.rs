@@ -1,12 +1,136 @@
-//! Sqlite as a source.
+//! SQLite as a source.
 
 use std::sync::Arc;
 
-use crate::connection::Connection;
-use crate::error::{Error, ErrorKind, Result};
-use crate::source::Source;
+use async_trait::async_trait;
+use chrono::Utc;
 
-/// A source that connects when first used.
+use super::connect::File;
+use super::plan::{Cursor, resolve};
+use super::{describe, read};
+use crate::connection::Connection;
+use crate::connectors::sql::SQLITE;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::table::{Fidelity, TableDescription, TableId};
+
+/// A source that opens its file when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Source>> {
-    Err(Error::new(ErrorKind::Unsupported, "not built yet").with("connection", connection.name()))
+    Ok(Arc::new(SqliteSource { file: File::of(connection)? }))
+}
+
+struct SqliteSource {
+    file: File,
+}
+
+impl SqliteSource {
+    /// Runs something that blocks, with the file.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let file = self.file.clone();
+        tokio::task::spawn_blocking(move || work(&file))
+            .await
+            .map_err(|source| Error::new(ErrorKind::Internal, "a sqlite task died").because(source))?
+    }
+}
+
+#[async_trait]
+impl Source for SqliteSource {
+    async fn tables(&self) -> Result<Vec<TableDescription>> {
+        self.blocking(|file| {
+            let database = file.open()?;
+            describe::names(file, &database)?
+                .iter()
+                .map(|name| Ok(describe::describe(file, &database, name)?.table))
+                .collect()
+        })
+        .await
+    }
+
+    async fn table(&self, table: &TableId) -> Result<TableDescription> {
+        let table = table.clone();
+        self.blocking(move |file| Ok(describe::find(file, &file.open()?, &table)?.table)).await
+    }
+
+    async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
+        let request = request.clone();
+        self.blocking(move |file| {
+            let database = file.open()?;
+            let resolved = resolve(&request, &describe::find(file, &database, &request.table)?)?;
+            // The user's own condition shows its mistakes here, not in the middle of a run.
+            database.prepare(&resolved.plan.statement).map_err(|error| file.error(error))?;
+            Ok(resolved.plan)
+        })
+        .await
+    }
+
+    async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
+        let reading =
+            self.blocking(move |file| read::open(file, request, || Utc::now().timestamp_micros())).await?;
+        Ok(Box::new(reading))
+    }
+
+    async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>> {
+        let request = request.clone();
+        self.blocking(move |file| preflight(file, &request)).await
+    }
+}
+
+fn preflight(file: &File, request: &ReadRequest) -> Result<Vec<Finding>> {
+    let database = file.open()?;
+    let described = describe::find(file, &database, &request.table)?;
+    let mut findings = Vec::new();
+    let mut find = |severity, message: String, remedy: Option<String>| {
+        findings.push(Finding { severity, message, remedy });
+    };
+    let resolved = match resolve(request, &described) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            find(Severity::Error, error.to_string(), error.hint_text().map(str::to_owned));
+            return Ok(findings);
+        }
+    };
+    if let Cursor::Time { column, indexed: false, .. } | Cursor::Number { column, indexed: false } =
+        &resolved.cursor
+    {
+        let name = format!("{}_{column}", request.table.name);
+        find(
+            Severity::Warning,
+            format!("no index begins with `{column}`, so each pass scans the table"),
+            Some(format!(
+                "CREATE INDEX {} ON {} ({})",
+                SQLITE.ident(&name),
+                SQLITE.ident(&request.table.name),
+                SQLITE.ident(column)
+            )),
+        );
+    }
+    if let (Cursor::Number { column, .. }, Some((own, false))) = (&resolved.cursor, &described.row_id_column)
+        && column == own
+    {
+        find(
+            Severity::Warning,
+            format!("`{column}` is not AUTOINCREMENT, so ids of deleted last rows are given again"),
+            Some("use `change: full`, or a timestamp".into()),
+        );
+    }
+    let read_only = database.is_readonly("main").map_err(|error| file.error(error))?;
+    if read_only && matches!(resolved.cursor, Cursor::Time { .. }) {
+        find(
+            Severity::Warning,
+            "the file may only be read, so writers cannot be seen and the position stays an hour behind"
+                .into(),
+            Some("give this user the right to write to the file; nothing is ever written".into()),
+        );
+    }
+    for column in &described.table.columns {
+        if let Fidelity::Limited(note) = &column.fidelity
+            && resolved.columns.iter().any(|read| read.name == column.name)
+        {
+            find(Severity::Note, format!("`{}` ({}): {note}", column.name, column.source_type), None);
+        }
+    }
+    Ok(findings)
 }

@@ -1,12 +1,240 @@
-//! Sqlite as a target.
+//! SQLite as a target.
+//!
+//! ```text
+//! async side                    blocking thread
+//! changes ──▶ batches ────────▶ BEGIN IMMEDIATE
+//!                               the record says `from`, or Conflict
+//! end of changes ── Finish ───▶ rows, then the record says `to`, COMMIT
+//! ```
+//!
+//! The write lock comes first, so a second runner waits for the first one's end and then finds the
+//! record moved. Only a stream that ended well is committed: a broken one rolls everything back.
 
 use std::sync::Arc;
 
-use crate::connection::Connection;
-use crate::error::{Error, ErrorKind, Result};
-use crate::target::Target;
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::StreamExt;
+use rusqlite::{Connection as Database, OptionalExtension, params};
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
-/// A target that connects when first used.
+use super::connect::File;
+use super::shape::{self, CONTROL};
+use super::write::Writer;
+use crate::connection::Connection;
+use crate::connectors::sql::SQLITE;
+use crate::delta::SnapshotId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::faults;
+use crate::source::{Finding, Severity};
+use crate::table::TableId;
+use crate::target::{Applied, Merge, MergeStats, Strategy, Target, TargetTable};
+
+/// One batch is written while the next is merged.
+const BATCHES_AHEAD: usize = 1;
+
+/// A target that opens its file when first used, and makes it when it prepares a table.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Target>> {
-    Err(Error::new(ErrorKind::Unsupported, "not built yet").with("connection", connection.name()))
+    Ok(Arc::new(SqliteTarget { file: File::of(connection)? }))
+}
+
+struct SqliteTarget {
+    file: File,
+}
+
+impl SqliteTarget {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let file = self.file.clone();
+        finished(tokio::task::spawn_blocking(move || work(&file))).await
+    }
+}
+
+async fn finished<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    task.await.map_err(|source| Error::new(ErrorKind::Internal, "a sqlite task died").because(source))?
+}
+
+#[async_trait]
+impl Target for SqliteTarget {
+    async fn plan(&self, table: &TargetTable) -> Result<Vec<String>> {
+        let table = table.clone();
+        self.blocking(move |file| shape::statements(file, &file.open_or_imagine()?, &table)).await
+    }
+
+    async fn prepare(&self, table: &TargetTable) -> Result<()> {
+        let table = table.clone();
+        self.blocking(move |file| {
+            let database = file.open_or_create()?;
+            let statements = shape::statements(file, &database, &table)?;
+            if statements.is_empty() {
+                return Ok(());
+            }
+            let failed = |error| file.error(error).with("table", &table.id);
+            database.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+            // Under the lock once more: another runner may have done it in the meantime.
+            for statement in shape::statements(file, &database, &table)? {
+                database.execute_batch(&statement).map_err(failed)?;
+            }
+            database.execute_batch("COMMIT").map_err(failed)
+        })
+        .await
+    }
+
+    async fn applied(&self, stream: &str, table: &TableId) -> Result<Option<Applied>> {
+        let (stream, table) = (stream.to_owned(), table.clone());
+        self.blocking(move |file| {
+            if !file.path.exists() {
+                return Ok(None);
+            }
+            applied(&file.open()?, &stream, &shape::local(&table))
+                .map_err(|error| file.error(error).with("table", &table))
+        })
+        .await
+    }
+
+    async fn apply(&self, merge: Merge) -> Result<MergeStats> {
+        let Merge { stream, table, from, to, strategy, mut changes, rows: _ } = merge;
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let move_ = Move { stream, table, from, to, strategy };
+        let file = self.file.clone();
+        let load = tokio::task::spawn_blocking(move || load(&file, &move_, batches));
+        while let Some(batch) = changes.next().await {
+            // An error here drops the sender without Finish, and the load rolls back.
+            if sender.send(Step::Batch(batch?)).await.is_err() {
+                return finished(load).await;
+            }
+        }
+        let _ = sender.send(Step::Finish).await; // a load that failed says why itself
+        drop(sender);
+        finished(load).await
+    }
+
+    async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {
+        let table = table.clone();
+        self.blocking(move |file| {
+            let mut findings = Vec::new();
+            let mut find = |severity, message: String, remedy: Option<String>| {
+                findings.push(Finding { severity, message, remedy });
+            };
+            let database = match file.open_or_imagine() {
+                Ok(database) => database,
+                Err(error) => {
+                    find(Severity::Error, error.to_string(), error.hint_text().map(str::to_owned));
+                    return Ok(findings);
+                }
+            };
+            if database.is_readonly("main").map_err(|error| file.error(error))? {
+                find(
+                    Severity::Error,
+                    format!("{} may only be read", file.path.display()),
+                    Some("give this user the right to write to the file".into()),
+                );
+            }
+            if let Err(error) = shape::statements(file, &database, &table) {
+                find(Severity::Error, error.to_string(), error.hint_text().map(str::to_owned));
+            }
+            let mode: String = database
+                .pragma_query_value(None, "journal_mode", |row| row.get(0))
+                .map_err(|error| file.error(error))?;
+            if file.path.exists() && mode != "wal" {
+                find(
+                    Severity::Note,
+                    format!("the journal mode is {mode}: readers wait while a load commits"),
+                    Some("PRAGMA journal_mode = wal".into()),
+                );
+            }
+            Ok(findings)
+        })
+        .await
+    }
+}
+
+/// Which change to apply to what.
+struct Move {
+    stream: String,
+    table: TargetTable,
+    from: Option<Applied>,
+    to: Applied,
+    strategy: Strategy,
+}
+
+enum Step {
+    Batch(RecordBatch),
+    Finish,
+}
+
+fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<MergeStats> {
+    let failed = |error| file.error(error).with("table", &move_.table.id);
+    let database = file.open_or_create()?;
+    // Dropping the connection on any way out but COMMIT rolls back.
+    database.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    let name = shape::local(&move_.table.id);
+    if applied(&database, &move_.stream, &name).map_err(failed)? != move_.from {
+        return Err(Error::new(ErrorKind::Conflict, "another runner moved the target table")
+            .with("table", &move_.table.id)
+            .with("stream", &move_.stream)
+            .hint("nothing of this run was applied; the next run goes on from there"));
+    }
+    let stats = {
+        let mut writer = Writer::new(file, &database, &move_.table, move_.strategy)?;
+        loop {
+            match batches.blocking_recv() {
+                Some(Step::Batch(batch)) => writer.write(&batch)?,
+                Some(Step::Finish) => break,
+                None => {
+                    return Err(Error::new(
+                        ErrorKind::Transient,
+                        "the changes broke off; nothing was applied",
+                    )
+                    .with("table", &move_.table.id));
+                }
+            }
+        }
+        writer.stats()
+    };
+    database
+        .execute(
+            &format!(
+                "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows)
+                 VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5)"
+            ),
+            params![
+                move_.stream,
+                name,
+                move_.to.lake_table.to_string(),
+                move_.to.snapshot.0,
+                i64::try_from(stats.staged).unwrap_or(i64::MAX)
+            ],
+        )
+        .map_err(failed)?;
+    faults::point(faults::IN_LOAD_TRANSACTION)?;
+    database.execute_batch("COMMIT").map_err(failed)?;
+    faults::point(faults::AFTER_LOAD)?;
+    Ok(stats)
+}
+
+/// What the record says, if the table is there too.
+fn applied(database: &Database, stream: &str, table: &str) -> rusqlite::Result<Option<Applied>> {
+    if !shape::exists(database, CONTROL)? || !shape::exists(database, table)? {
+        return Ok(None);
+    }
+    database
+        .query_row(
+            &format!(
+                "SELECT lake_table, snapshot_id FROM {} WHERE stream = ?1 AND target_table = ?2",
+                SQLITE.ident(CONTROL)
+            ),
+            [stream, table],
+            |row| {
+                let lake_table: String = row.get(0)?;
+                let lake_table = Uuid::parse_str(&lake_table).map_err(|error| {
+                    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+                })?;
+                Ok(Applied { lake_table, snapshot: SnapshotId(row.get(1)?) })
+            },
+        )
+        .optional()
 }

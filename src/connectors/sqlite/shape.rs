@@ -1,0 +1,164 @@
+//! The shape of a target table: what is there, what is missing, and whether it keeps values as they are.
+
+use arrow::datatypes::DataType;
+use rusqlite::{Connection as Database, OptionalExtension};
+
+use super::connect::File;
+use super::types;
+use crate::connectors::sql::{self, Present, SQLITE, Wanted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableId;
+use crate::target::{Deletes, TargetTable};
+
+/// Where the snapshot that a table shows is recorded.
+pub(super) const CONTROL: &str = "frazil_applied";
+/// Set by `deletes: soft`.
+pub(super) const DELETED_AT: &str = "_deleted_at";
+
+const CREATE_CONTROL: &str = "CREATE TABLE IF NOT EXISTS frazil_applied (
+  stream TEXT NOT NULL,
+  target_table TEXT NOT NULL,
+  lake_table TEXT NOT NULL,
+  snapshot_id INTEGER NOT NULL,
+  applied_at TIMESTAMP NOT NULL,
+  rows INTEGER NOT NULL,
+  PRIMARY KEY (stream, target_table)
+)";
+
+/// A file has no schemas: `public.orders` is the table `public_orders` in it, `main.orders` is `orders`.
+pub(super) fn local(table: &TableId) -> String {
+    match table.schema.as_deref() {
+        None | Some(super::describe::MAIN) => table.name.clone(),
+        Some(schema) => format!("{schema}_{}", table.name),
+    }
+}
+
+/// Whether a table of that name is there.
+pub(super) fn exists(database: &Database, name: &str) -> rusqlite::Result<bool> {
+    let kind: Option<String> = database
+        .query_row(
+            "SELECT type FROM sqlite_schema WHERE name = ?1 AND type IN ('table', 'view')",
+            [name],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(kind.is_some())
+}
+
+/// The statements that make the table fit, in order.
+pub(super) fn statements(file: &File, database: &Database, table: &TargetTable) -> Result<Vec<String>> {
+    let failed = |error| file.error(error).with("table", &table.id);
+    let name = local(&table.id);
+    if name == CONTROL {
+        return Err(
+            Error::new(ErrorKind::Config, "this name is taken by our own records").with("table", &table.id)
+        );
+    }
+    let wanted = wanted(table);
+    let id = TableId::bare(&name);
+    SQLITE.check_names(&id, wanted.iter().map(|column| column.name.as_str()))?;
+    let mut statements = Vec::new();
+    let recorded = exists(database, CONTROL).map_err(failed)?;
+    if !recorded {
+        statements.push(CREATE_CONTROL.to_owned());
+    }
+    if !exists(database, &name).map_err(failed)? {
+        if recorded {
+            // Somebody dropped the table: what the record says it shows is gone with it.
+            statements
+                .push(format!("DELETE FROM {CONTROL} WHERE target_table = '{}'", name.replace('\'', "''")));
+        }
+        statements.push(sql::create_table(&SQLITE, &id, &wanted, &table.key));
+        return Ok(statements);
+    }
+    let present = present(database, &name).map_err(failed)?;
+    statements.extend(sql::reshape(&SQLITE, &id, &wanted, &present, false, types::holds)?);
+    if !table.key.is_empty() && !has_key(database, &name, &table.key).map_err(failed)? {
+        return Err(Error::new(ErrorKind::Schema, "no unique index has exactly the stream's key")
+            .with("table", &table.id)
+            .with("key", table.key.join(", "))
+            .hint(format!(
+                "CREATE UNIQUE INDEX {} ON {} ({})",
+                SQLITE.ident(&format!("{name}_key")),
+                SQLITE.ident(&name),
+                SQLITE.list(&table.key)
+            )));
+    }
+    Ok(statements)
+}
+
+/// The columns as they should be. Only keys refuse NULL: the lake may make any other column optional,
+/// and SQLite cannot take a NOT NULL back.
+fn wanted(table: &TargetTable) -> Vec<Wanted> {
+    let mut columns: Vec<_> = table
+        .schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let whole = matches!(field.data_type(), DataType::Int64 | DataType::Int32);
+            // Exactly this word makes a key the row id itself: no second index, faster by half.
+            let is_row_id = table.key.as_slice() == [field.name().as_str()] && whole;
+            Wanted {
+                name: field.name().clone(),
+                data_type: if is_row_id { "INTEGER".into() } else { types::declare(field) },
+                not_null: table.key.contains(field.name()),
+            }
+        })
+        .collect();
+    if table.deletes == Deletes::Soft && !table.key.is_empty() {
+        columns.push(Wanted { name: DELETED_AT.into(), data_type: "TIMESTAMP".into(), not_null: false });
+    }
+    columns
+}
+
+/// The columns that are there.
+pub(super) fn present(database: &Database, table: &str) -> rusqlite::Result<Vec<Present>> {
+    let mut statement = database.prepare(
+        "SELECT name, coalesce(type, ''), \"notnull\", dflt_value IS NOT NULL OR pk > 0, hidden IN (2, 3)
+         FROM pragma_table_xinfo(?1) WHERE hidden <> 1",
+    )?;
+    statement
+        .query_map([table], |row| {
+            Ok(Present {
+                name: row.get(0)?,
+                data_type: row.get(1)?,
+                not_null: row.get(2)?,
+                defaulted: row.get(3)?,
+                generated: row.get(4)?,
+            })
+        })?
+        .collect()
+}
+
+/// Whether a unique index, compared byte by byte, has exactly these columns.
+fn has_key(database: &Database, table: &str, key: &[String]) -> rusqlite::Result<bool> {
+    let mut wanted: Vec<&str> = key.iter().map(String::as_str).collect();
+    wanted.sort_unstable();
+    let mut primary =
+        database.prepare("SELECT name, type FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY name")?;
+    let primary: Vec<(String, String)> =
+        primary.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    if let [(column, declared)] = primary.as_slice()
+        && declared.eq_ignore_ascii_case("INTEGER")
+        && wanted == [column.as_str()]
+    {
+        return Ok(true);
+    }
+    let mut list =
+        database.prepare("SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND NOT partial")?;
+    let names: Vec<String> = list.query_map([table], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for index in names {
+        let mut info =
+            database.prepare("SELECT name, coll FROM pragma_index_xinfo(?1) WHERE key ORDER BY name")?;
+        let columns: Vec<(Option<String>, String)> =
+            info.query_map([&index], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let same = columns.len() == wanted.len()
+            && columns.iter().zip(&wanted).all(|((name, collation), wanted)| {
+                name.as_deref() == Some(wanted) && collation.eq_ignore_ascii_case("BINARY")
+            });
+        if same {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
