@@ -383,7 +383,7 @@ mod tests {
             datetime                     Numeric Timestamp { utc: false } -> datetime
             datetime(6)                  Numeric Timestamp { utc: false } -> datetime(6)
             TIMESTAMP                    Numeric Timestamp { utc: false } -> TIMESTAMP
-            timestamp(3) with time zone  Numeric Timestamp { utc: true } -> timestamp(3) with time zone
+            timestamp(3) with time zone  Numeric Timestamp { utc: true } -> TIMESTAMPTZ
             DECIMAL(12,2)                Numeric Decimal { precision: 12, scale: 2 } -> DECIMAL(12,2)
             NUMERIC (38 , 10)            Numeric Decimal { precision: 38, scale: 10 } -> DECIMAL_TEXT(38,10)
             decimal                      Numeric Any -> decimal
