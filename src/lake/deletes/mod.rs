@@ -12,7 +12,6 @@
 //!
 //! What always holds: no position is hidden twice, and the numbers of hidden rows are exact.
 
-mod attached;
 mod keys;
 mod probe;
 mod prune;
@@ -20,6 +19,7 @@ mod read;
 mod values;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -28,14 +28,13 @@ use arrow::compute::{max, min};
 use futures::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringTreemap;
 
-use self::attached::Rows;
 use self::keys::{KEY_BYTES, KeyColumn, KeySet, KeySetBuilder, Pass, integers, is_integral};
 use self::probe::Candidate;
 use self::prune::Partitions;
 use self::read::KeyFile;
 use self::write::Doomed;
 use super::manifest::{LiveFile, LiveFiles};
-use super::{LakeTable, WrittenFile};
+use super::{LakeTable, WrittenFile, position_deletes};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
@@ -88,23 +87,28 @@ async fn hide_among(
 ) -> Result<Hidden> {
     let metadata = table.table.metadata();
     let columns = prune::key_columns(metadata, key)?;
-    attached::refuse_foreign(&live.deletes)?;
     let partitions = Partitions::of(new_files, metadata, &columns);
     let old: Vec<&LiveFile> = live.data.iter().filter(|file| partitions.may_hold(file)).collect();
     let new = NewRows::open(table, new_files, columns).await?;
     let found = search(table, &new, &old, memory).await?;
 
-    let mut rows: Vec<Rows<'_>> = old
+    let mut hits: BTreeMap<&str, (&LiveFile, RoaringTreemap)> = old
         .into_iter()
         .zip(found.old)
         .filter(|(_, positions)| !positions.is_empty())
-        .map(|(file, positions)| Rows { file, positions })
+        .map(|(file, positions)| (file.path(), (file, positions)))
         .collect();
-    attached::subtract(&table.stores, &live.deletes, &mut rows).await?;
+    let touched = hits.keys().copied().collect();
+    // Also refuses deletes of a kind that we cannot apply, whatever they concern.
+    for (path, hidden) in position_deletes::read(&table.stores, &live.deletes, Some(&touched)).await? {
+        if let Some((_, positions)) = hits.get_mut(path.as_str()) {
+            *positions -= hidden;
+        }
+    }
 
-    let old_rows = rows.iter().map(|rows| rows.positions.len()).sum();
+    let old_rows = hits.values().map(|(_, positions)| positions.len()).sum();
     let repeated_rows = found.new.iter().map(RoaringTreemap::len).sum();
-    let doomed_old = rows.into_iter().map(|Rows { file, positions }| Doomed {
+    let doomed_old = hits.into_values().map(|(file, positions)| Doomed {
         path: file.path().to_owned(),
         spec_id: file.spec_id,
         partition: file.file.partition().clone(),
@@ -249,3 +253,6 @@ fn range(files: &[KeyFile], columns: &[KeyColumn], column: usize) -> Result<Opti
     }
     Ok(range)
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,6 +194,23 @@ impl Places {
     }
 }
 
+/// What [`probe`] would read of a file, in words.
+#[cfg(test)]
+pub(super) async fn described(
+    stores: &Stores,
+    columns: &Arc<[KeyColumn]>,
+    candidate: &Candidate,
+    keys: &KeySet,
+) -> Result<Vec<String>> {
+    let pieces = pieces(stores, columns, 0, candidate, keys).await?;
+    let describe = |piece: Piece| {
+        let rows = piece.file.rows(piece.row_group);
+        let read = piece.selection.map_or(rows, |selection| selection.row_count());
+        format!("row group {}: {read} of {rows} rows", piece.row_group)
+    };
+    Ok(pieces.into_iter().map(describe).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
