@@ -14,6 +14,7 @@ pub mod history;
 pub mod lake;
 pub mod memory;
 pub mod merge;
+pub mod query;
 pub mod source;
 pub mod sync;
 pub mod table;

@@ -79,8 +79,12 @@ pub(super) async fn manifests(table: &Table, snapshot: &Snapshot) -> Result<Vec<
 /// The files of a snapshot.
 pub(super) async fn live_files(table: &Table, snapshot: &Snapshot) -> Result<LiveFiles> {
     let manifests = manifests(table, snapshot).await?;
-    let loads =
-        manifests.iter().filter(|manifest| may_hold_live(manifest)).map(|manifest| entries(table, manifest));
+    // Collected, so that the future is `Send` for every lifetime: DataFusion's traits ask for that.
+    let loads: Vec<_> = manifests
+        .iter()
+        .filter(|manifest| may_hold_live(manifest))
+        .map(|manifest| entries(table, manifest))
+        .collect();
     let mut live = LiveFiles::default();
     let mut loaded = futures::stream::iter(loads).buffered(FETCHES);
     while let Some(files) = loaded.try_next().await? {

@@ -21,6 +21,7 @@ mod file_diff;
 mod file_statistics;
 mod footers;
 mod history;
+mod inspect;
 mod manifest;
 mod partition;
 mod position_deletes;
@@ -43,6 +44,7 @@ use crate::table::TableId;
 
 pub use commit::{Change, Effect};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
+pub use inspect::{FileInfo, HistoryEntry};
 pub use storage::Stores;
 pub use write::{TableWriter, WrittenFile};
 

@@ -1,0 +1,108 @@
+//! Which moment of the past: a snapshot's id, or a time.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+
+use crate::delta::SnapshotId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lake::LakeTable;
+
+/// A moment of a table's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    /// This snapshot.
+    Snapshot(SnapshotId),
+    /// What readers saw at this time.
+    Timestamp(DateTime<Utc>),
+}
+
+impl AsOf {
+    /// The snapshot that is meant.
+    pub fn resolve(self, table: &LakeTable) -> Result<SnapshotId> {
+        let snapshots = table.snapshots();
+        match self {
+            Self::Snapshot(id) if snapshots.iter().any(|snapshot| snapshot.id == id) => Ok(id),
+            Self::Snapshot(id) => Err(Error::new(ErrorKind::Config, "the table has no such snapshot")
+                .with("table", table.id())
+                .with("snapshot", id)
+                .hint(match snapshots.first() {
+                    Some(newest) => {
+                        format!("the newest is {}; `frazil snapshots {}` lists all", newest.id, table.id())
+                    }
+                    None => "the table has no snapshot yet".to_owned(),
+                })),
+            Self::Timestamp(moment) => table.snapshot_at(moment).ok_or_else(|| {
+                Error::new(ErrorKind::Config, "the table had no rows to read at that time")
+                    .with("table", table.id())
+                    .with("time", moment.to_rfc3339())
+                    .hint(match snapshots.last() {
+                        Some(oldest) => {
+                            format!("its oldest snapshot is of {}", oldest.committed_at.to_rfc3339())
+                        }
+                        None => "the table has no snapshot yet".to_owned(),
+                    })
+            }),
+        }
+    }
+}
+
+/// A number is a snapshot's id. A time without an offset is UTC; a date is its first moment.
+impl FromStr for AsOf {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Snapshot(SnapshotId(id)));
+        }
+        let with_offset = || {
+            let parsed =
+                DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%F %T%.f%#z"));
+            parsed.map(|moment| moment.to_utc()).ok()
+        };
+        let without = || {
+            let parsed = ["%FT%T%.f", "%F %T%.f", "%FT%H:%M", "%F %H:%M"]
+                .iter()
+                .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
+            parsed.map(|moment| moment.and_utc())
+        };
+        let date = || Some(NaiveDate::parse_from_str(text, "%F").ok()?.and_time(NaiveTime::MIN).and_utc());
+        with_offset().or_else(without).or_else(date).map(Self::Timestamp).ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("`{text}` is neither a snapshot id nor a time"))
+                .hint("write a number from `frazil snapshots`, or a time like `2026-08-21T12:00:00Z`")
+        })
+    }
+}
+
+impl fmt::Display for AsOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(id) => id.fmt(f),
+            Self::Timestamp(moment) => f.write_str(&moment.to_rfc3339()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_said_in_many_ways() {
+        let check = |text: &str, expected: &str| {
+            let parsed =
+                text.parse::<AsOf>().map_or_else(|error| error.to_string(), |as_of| as_of.to_string());
+            assert_eq!(parsed, expected, "{text}");
+        };
+        check("42", "42");
+        check("2026-08-21", "2026-08-21T00:00:00+00:00");
+        check("2026-08-21 12:30", "2026-08-21T12:30:00+00:00");
+        check("2026-08-21 12:30:01.5", "2026-08-21T12:30:01.500+00:00");
+        check("2026-08-21T12:30:01Z", "2026-08-21T12:30:01+00:00");
+        check("2026-08-21T12:30:01+02:00", "2026-08-21T10:30:01+00:00");
+        check("2026-08-21 12:30:01+02", "2026-08-21T10:30:01+00:00");
+        check("yesterday", "`yesterday` is neither a snapshot id nor a time");
+    }
+}
