@@ -4,12 +4,18 @@
 //! nothing that is printed holds a secret, and nothing that a user does ends in a panic message.
 
 mod args;
+mod check;
+mod discover;
 mod history;
+mod init;
+mod inspect;
 mod output;
+mod plan;
 mod progress;
 mod redact;
 mod run;
 mod setup;
+mod status;
 
 use std::process::ExitCode;
 
@@ -18,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Legs;
-use args::{Cli, Command};
+use args::{Cli, Command, StateCommand};
 use output::Exit;
 
 /// Does what the command line says.
@@ -49,9 +55,16 @@ fn parse_and_run() -> Exit {
 
 async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
     match command {
+        Command::Init(args) => init::init(&global, &args).await,
+        Command::Check(args) => check::check(&global, &args).await,
+        Command::Discover(args) => discover::discover(&global, &args).await,
+        Command::Plan(args) => plan::plan(&global, &args, Legs::Both).await,
         Command::Run(args) => run::run(&global, &args, Legs::Both).await,
         Command::Sync(args) => run::run(&global, &args, Legs::Extract).await,
         Command::Load(args) => run::run(&global, &args, Legs::Load).await,
+        Command::Status(args) => status::status(&global, &args).await,
+        Command::State(StateCommand::Show(args)) => status::state(&global, &args).await,
+        Command::Snapshots(args) => status::snapshots(&global, &args).await,
         Command::History(args) => history::history(&global, &args),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&crate::config::schema()).expect("a schema is JSON");

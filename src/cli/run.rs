@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::args::{Global, Output, RunArgs};
 use super::output::{self, Exit};
+use super::plan::plan;
 use super::progress::Bar;
 use super::setup::{Setup, history, setup};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +21,9 @@ use crate::sync::{self, Context, Legs, Progress, Stream, StreamReport, Verdict};
 pub(super) async fn run(global: &Global, args: &RunArgs, legs: Legs) -> Result<Exit> {
     if global.output == Output::Csv {
         return Err(Error::new(ErrorKind::Config, "reports are text or JSON, not CSV"));
+    }
+    if args.how.dry_run {
+        return plan(global, &args.streams, legs).await;
     }
     let interrupt = Interrupt::listen();
     loop {

@@ -44,8 +44,13 @@ impl Config {
         }
     }
 
+    /// The lake that flags name, for commands that need nothing else.
+    pub fn lake_alone(overrides: &Overrides) -> Result<LakeSettings> {
+        lake(&File::default(), overrides, Path::new(""))
+    }
+
     /// The part of loading that touches nothing outside.
-    pub(super) fn parse(
+    pub(crate) fn parse(
         path: Option<PathBuf>,
         text: &str,
         overrides: &Overrides,

@@ -31,6 +31,7 @@ use crate::lake::LakeSettings;
 pub use file::{ChangeWord, File, ModeWord, Names, Size, Span, StreamEntry};
 pub use load::environment;
 pub use resolve::{Resolved, Selection, TableLister};
+pub use suggest::nearest;
 
 /// A configuration that has been read: connections parsed, streams not yet expanded.
 #[derive(Debug)]
@@ -82,6 +83,17 @@ impl Config {
     /// All connections, by name.
     pub fn connections(&self) -> impl Iterator<Item = &Connection> {
         self.connections.values()
+    }
+
+    /// The connections that streams read from.
+    pub fn sources(&self) -> Result<Vec<Connection>> {
+        let entries = self.streams.iter().map(|(_, entry)| entry).chain([&self.defaults]);
+        let names: std::collections::BTreeSet<&str> =
+            entries.filter_map(|entry| entry.source.as_deref()).collect();
+        if names.is_empty() {
+            return Ok(self.connections.values().cloned().collect());
+        }
+        names.into_iter().map(|name| self.named(name)).collect()
     }
 
     /// What the user should know before anything runs.

@@ -25,6 +25,7 @@ mod inspect;
 mod manifest;
 mod partition;
 mod position_deletes;
+mod probe;
 mod scan;
 mod schema;
 mod storage;

@@ -1,0 +1,236 @@
+//! `status`, `snapshots` and `state show`: where everything is, from the lake and the targets
+//! themselves.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::args::{Global, Output, SnapshotsArgs, StreamsArgs};
+use super::output::{self, Exit};
+use super::setup::{Setup, setup};
+use crate::config::units::show_count;
+use crate::config::{self, Config, Overrides};
+use crate::connectors;
+use crate::error::{Error, ErrorKind, Result};
+use crate::history::{History, Pass};
+use crate::lake::{Lake, LakeTable, SnapshotInfo};
+use crate::sync::Stream;
+use crate::table::TableId;
+
+/// Where one stream is.
+#[derive(Debug, Serialize)]
+struct StreamStatus {
+    stream: String,
+    /// What the lake covers of the source.
+    position: Option<serde_json::Value>,
+    /// A first read is under way.
+    unfinished: bool,
+    /// The lake's snapshot.
+    snapshot: Option<i64>,
+    committed_at: Option<DateTime<Utc>>,
+    /// The snapshot that the target shows.
+    applied: Option<i64>,
+    /// Snapshots that the target does not show yet.
+    behind: Option<usize>,
+    last_run: Option<Pass>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Prints one line a stream.
+pub(super) async fn status(global: &Global, args: &StreamsArgs) -> Result<Exit> {
+    let Setup { config, streams } = setup(global, args).await?;
+    let lake = Lake::open(config.lake()).await?;
+    let history = History::open_existing(&History::place(config.path()))?;
+    let mut all = Vec::with_capacity(streams.len());
+    for stream in &streams {
+        let mut status = StreamStatus {
+            stream: stream.name.clone(),
+            position: None,
+            unfinished: false,
+            snapshot: None,
+            committed_at: None,
+            applied: None,
+            behind: None,
+            last_run: match &history {
+                Some(history) => history.passes(std::slice::from_ref(&stream.name), 1)?.pop(),
+                None => None,
+            },
+            error: None,
+        };
+        if let Err(error) = look(stream, &lake, &mut status).await {
+            status.error = Some(error.to_string());
+            output::say_error(&error.with("stream", &stream.name), global.verbose);
+        }
+        all.push(status);
+    }
+    if global.output == Output::Json {
+        all.iter().try_for_each(output::json)?;
+    } else {
+        let rows: Vec<_> = all.iter().map(row).collect();
+        output::table(
+            &["stream", "last run", "verdict", "lake snapshot", "committed", "target", "position"],
+            &rows,
+        )?;
+    }
+    let failed = all.iter().filter(|status| status.error.is_some()).count();
+    Ok(match failed {
+        0 => Exit::Done,
+        some if some < all.len() => Exit::Partial,
+        _ => Exit::Failed,
+    })
+}
+
+async fn look(stream: &Stream, lake: &Lake, status: &mut StreamStatus) -> Result<()> {
+    let table = lake.table(&stream.lake_table).await?;
+    if let Some(table) = &table {
+        if let Some(position) = table.position()? {
+            status.position = Some(decoded(position.watermark.as_str()));
+            status.unfinished = position.unfinished;
+        }
+        status.snapshot = table.current().map(|snapshot| snapshot.0);
+        status.committed_at = table
+            .snapshots()
+            .iter()
+            .find(|snapshot| Some(snapshot.id.0) == status.snapshot)
+            .map(|snapshot| snapshot.committed_at);
+    }
+    if let Some(to) = &stream.target {
+        let applied = connectors::target(&to.connection)?.applied(&stream.name, &to.table).await?;
+        status.applied = applied.map(|applied| applied.snapshot.0);
+        status.behind = table.as_ref().map(|table| behind(table, status.applied));
+    }
+    Ok(())
+}
+
+/// How many of the snapshots up to the current one lie after the applied one.
+fn behind(table: &LakeTable, applied: Option<i64>) -> usize {
+    let snapshots = table.snapshots();
+    let mut next = table.current();
+    let mut count = 0;
+    while let Some(id) = next.filter(|id| Some(id.0) != applied) {
+        count += 1;
+        next = snapshots.iter().find(|snapshot| snapshot.id == id).and_then(|snapshot| snapshot.parent);
+    }
+    count
+}
+
+fn row(status: &StreamStatus) -> Vec<String> {
+    let time = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S").to_string();
+    let last = status.last_run.as_ref();
+    let target = match (status.applied, status.behind) {
+        (_, None) => "-".to_owned(),
+        (Some(_), Some(0)) => "up to date".to_owned(),
+        (Some(_), Some(behind)) => format!("{behind} behind"),
+        (None, Some(_)) => "not loaded yet".to_owned(),
+    };
+    let position = match (&status.position, status.unfinished) {
+        (Some(position), true) => format!("first read under way: {position}"),
+        (Some(position), false) => position.to_string(),
+        (None, _) => String::new(),
+    };
+    vec![
+        status.stream.clone(),
+        last.map(|pass| time(pass.started_at)).unwrap_or_else(|| "never".to_owned()),
+        last.map(|pass| pass.verdict.clone()).unwrap_or_default(),
+        status.snapshot.map(|id| id.to_string()).unwrap_or_default(),
+        status.committed_at.map(time).unwrap_or_default(),
+        target,
+        position,
+    ]
+}
+
+/// A watermark is JSON by convention; what is not stays text.
+fn decoded(watermark: &str) -> serde_json::Value {
+    serde_json::from_str(watermark).unwrap_or_else(|_| watermark.into())
+}
+
+/// Prints each stream's position, decoded.
+pub(super) async fn state(global: &Global, args: &StreamsArgs) -> Result<Exit> {
+    let Setup { config, streams } = setup(global, args).await?;
+    let lake = Lake::open(config.lake()).await?;
+    for stream in &streams {
+        let table = lake.table(&stream.lake_table).await?;
+        let position = table.as_ref().map(LakeTable::position).transpose()?.flatten();
+        let watermark = position.as_ref().map(|position| decoded(position.watermark.as_str()));
+        if global.output == Output::Json {
+            output::json(&serde_json::json!({
+                "stream": stream.name,
+                "lake_table": stream.lake_table.to_string(),
+                "snapshot": table.as_ref().and_then(LakeTable::current),
+                "unfinished": position.as_ref().is_some_and(|position| position.unfinished),
+                "position": watermark,
+            }))?;
+            continue;
+        }
+        let unfinished = position.as_ref().is_some_and(|position| position.unfinished);
+        let note = if unfinished { "  (a first read is under way)" } else { "" };
+        output::line(format!("{}{note}", stream.name))?;
+        let text = match watermark {
+            Some(watermark) => serde_json::to_string_pretty(&watermark).expect("JSON is JSON"),
+            None => "no position: the next run reads everything".to_owned(),
+        };
+        output::line(format!("  {}", text.replace('\n', "\n  ")))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Lists the snapshots of a lake table, newest first.
+pub(super) async fn snapshots(global: &Global, args: &SnapshotsArgs) -> Result<Exit> {
+    let lake = Lake::open(&lake_settings(global, args.lake.overrides())?).await?;
+    let id: TableId = args.table.parse()?;
+    let Some(table) = lake.table(&id).await? else { return Err(no_table(&lake, &id).await?) };
+    let current = table.current();
+    let snapshots = table.snapshots();
+    if global.output == Output::Json {
+        for snapshot in &snapshots {
+            output::json(&serde_json::json!({
+                "snapshot": snapshot.id,
+                "parent": snapshot.parent,
+                "committed_at": snapshot.committed_at,
+                "operation": snapshot.operation,
+                "current": current == Some(snapshot.id),
+                "summary": snapshot.summary,
+            }))?;
+        }
+        return Ok(Exit::Done);
+    }
+    let rows: Vec<_> =
+        snapshots.iter().map(|snapshot| snapshot_row(snapshot, current == Some(snapshot.id))).collect();
+    output::table(&["snapshot", "committed", "operation", "added", "removed", "position"], &rows)?;
+    Ok(Exit::Done)
+}
+
+fn snapshot_row(snapshot: &SnapshotInfo, current: bool) -> Vec<String> {
+    let count = |keys: &[&str]| {
+        let sum: u64 = keys.iter().filter_map(|key| snapshot.summary.get(*key)?.parse::<u64>().ok()).sum();
+        show_count(sum)
+    };
+    vec![
+        format!("{}{}", snapshot.id, if current { " *" } else { "" }),
+        snapshot.committed_at.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+        snapshot.operation.clone(),
+        count(&["added-records"]),
+        // Rows go with their files, or are hidden by position deletes.
+        count(&["deleted-records", "added-position-deletes"]),
+        snapshot.summary.get("frazil.watermark").cloned().unwrap_or_default(),
+    ]
+}
+
+/// The lake by flags, else by the configuration, else `./lake`.
+pub(super) fn lake_settings(global: &Global, flags: Overrides) -> Result<crate::lake::LakeSettings> {
+    let overrides = Overrides { config: global.config.clone(), ..flags };
+    if overrides.lake.is_some() && Config::find(&overrides).is_none() {
+        return Config::lake_alone(&overrides);
+    }
+    Ok(Config::load(&overrides, &config::environment)?.lake().clone())
+}
+
+async fn no_table(lake: &Lake, id: &TableId) -> Result<Error> {
+    let names: Vec<String> = lake.tables().await?.iter().map(ToString::to_string).collect();
+    let error = Error::new(ErrorKind::Config, "the lake has no such table").with("table", id);
+    Ok(match config::nearest(&id.to_string(), names.iter().map(String::as_str)) {
+        Some(name) => error.hint(format!("did you mean `{name}`?")),
+        None if names.is_empty() => error.hint("the lake is empty: run `frazil sync` first"),
+        None => error.hint(format!("the lake has {}", names.join(", "))),
+    })
+}
