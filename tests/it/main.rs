@@ -3,5 +3,6 @@
 mod docs;
 mod fixture;
 mod lake_catalog;
+mod postgres_target;
 mod servers;
 mod tidy;

@@ -2,10 +2,18 @@
 
 use super::Connector;
 
+mod catalog;
 mod connect;
+mod control;
+mod encode;
 mod error;
+mod load;
 mod params;
+mod preflight;
+mod prepare;
+mod shape;
 mod source;
+mod statements;
 mod tap;
 mod target;
 mod tls;

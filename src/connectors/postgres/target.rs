@@ -1,12 +1,111 @@
-//! Postgres as a target.
+//! Postgres as a target: sessions around [`prepare`](super::prepare) and [`load`](super::load), and
+//! what to do when nobody knows whether a commit arrived.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+
+use super::connect::{Session, connect};
+use super::error::translate;
+use super::{catalog, control, load, prepare};
 use crate::connection::Connection;
-use crate::error::{Error, ErrorKind, Result};
-use crate::target::Target;
+use crate::error::{Error, Result};
+use crate::faults;
+use crate::source::Finding;
+use crate::table::TableId;
+use crate::target::{Applied, Merge, MergeStats, Target, TargetTable};
 
 /// A target that connects when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Target>> {
-    Err(Error::new(ErrorKind::Unsupported, "not built yet").with("connection", connection.name()))
+    Ok(Arc::new(Postgres { connection: connection.clone(), idle: Mutex::new(Vec::new()) }))
+}
+
+struct Postgres {
+    connection: Connection,
+    /// Sessions that ended their last transaction in order.
+    idle: Mutex<Vec<Session>>,
+}
+
+impl Postgres {
+    async fn session(&self) -> Result<Session> {
+        let idle = self.idle.lock().expect("no panic while it is held").pop();
+        match idle.filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => connect(&self.connection).await,
+        }
+    }
+
+    /// Only after success: a session that failed ends, and with it whatever it left open.
+    fn give_back(&self, session: Session) {
+        self.idle.lock().expect("no panic while it is held").push(session);
+    }
+
+    fn name(&self, error: Error) -> Error {
+        error.with("connection", self.connection.name())
+    }
+}
+
+#[async_trait]
+impl Target for Postgres {
+    async fn plan(&self, table: &TargetTable) -> Result<Vec<String>> {
+        let session = self.session().await?;
+        let id = catalog::locate(&session, &table.id).await?;
+        let plan = prepare::plan(&session, &id, table).await.map_err(|error| self.name(error))?;
+        self.give_back(session);
+        Ok(plan.statements())
+    }
+
+    async fn prepare(&self, table: &TargetTable) -> Result<()> {
+        let session = self.session().await?;
+        let id = catalog::locate(&session, &table.id).await?;
+        prepare::run(&session, &id, table).await.map_err(|error| self.name(error))?;
+        self.give_back(session);
+        Ok(())
+    }
+
+    async fn applied(&self, stream: &str, table: &TableId) -> Result<Option<Applied>> {
+        let session = self.session().await?;
+        let id = catalog::locate(&session, table).await?;
+        let applied = control::applied(&session, stream, &id).await.map_err(|error| self.name(error))?;
+        self.give_back(session);
+        Ok(applied)
+    }
+
+    async fn apply(&self, merge: Merge) -> Result<MergeStats> {
+        let session = self.session().await?;
+        let id = catalog::locate(&session, &merge.table.id).await?;
+        let (stream, to) = (merge.stream.clone(), merge.to);
+        let stats = match load::run(&session, &id, merge).await {
+            Ok(stats) => stats,
+            Err(error) => {
+                // Locks go at once; a session that cannot even do that is dropped and goes by itself.
+                session.batch_execute("ROLLBACK").await.ok();
+                return Err(self.name(error));
+            }
+        };
+        match session.batch_execute("COMMIT").await {
+            Ok(()) => self.give_back(session),
+            // The server said no.
+            Err(error) if error.as_db_error().is_some() => return Err(self.name(translate(&error))),
+            // Nobody said anything: what counts is what is there.
+            Err(lost) => {
+                drop(session);
+                let session = connect(&self.connection).await?;
+                if control::applied(&session, &stream, &id).await? != Some(to) {
+                    return Err(self.name(translate(&lost)));
+                }
+                self.give_back(session);
+            }
+        }
+        faults::point(faults::AFTER_LOAD)?;
+        Ok(stats)
+    }
+
+    async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {
+        let session = self.session().await?;
+        let id = catalog::locate(&session, &table.id).await?;
+        let findings = super::preflight::run(&session, &id, table).await.map_err(|error| self.name(error))?;
+        self.give_back(session);
+        Ok(findings)
+    }
 }

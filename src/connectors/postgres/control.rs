@@ -1,0 +1,151 @@
+//! The control table: which snapshot a table shows, written in the transaction that changes its rows.
+//!
+//! A load takes its row first of all, by moving it from the snapshot expected to the one to come. So
+//! two runners never both load: the second waits a moment for the row, and then finds it moved.
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::error::translate;
+use crate::connectors::sql::POSTGRES;
+use crate::delta::SnapshotId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableId;
+use crate::target::Applied;
+
+/// Its name, in the schema of the tables that it is about.
+pub(super) const NAME: &str = "frazil_applied";
+
+/// How long to wait for a runner that is about to finish, or whose end the server has yet to notice.
+const PATIENCE: &str = "10s";
+
+/// The control table beside a table.
+pub(super) fn beside(table: &TableId) -> TableId {
+    TableId { schema: table.schema.clone(), name: NAME.to_owned() }
+}
+
+/// The statement that creates it.
+pub(super) fn create(table: &TableId) -> String {
+    format!(
+        "CREATE TABLE {} (\n  stream text NOT NULL,\n  target_table text NOT NULL,\n  \
+         lake_table uuid NOT NULL,\n  snapshot_id bigint NOT NULL,\n  \
+         applied_at timestamp with time zone NOT NULL,\n  rows bigint NOT NULL,\n  \
+         PRIMARY KEY (stream, target_table)\n)",
+        POSTGRES.table(&beside(table))
+    )
+}
+
+/// Whether any stream ever loaded the table: then we made it, or were given it.
+pub(super) async fn is_ours(client: &Client, table: &TableId) -> Result<bool> {
+    let row = client
+        .query_one(
+            &format!(
+                "SELECT EXISTS (SELECT FROM {} WHERE target_table = $1)",
+                POSTGRES.table(&beside(table))
+            ),
+            &[&table.name],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// What the table shows. `None` too when there is no control table yet.
+pub(super) async fn applied(client: &Client, stream: &str, table: &TableId) -> Result<Option<Applied>> {
+    let found = client
+        .query_opt(
+            &format!(
+                "SELECT lake_table::text, snapshot_id FROM {} WHERE stream = $1 AND target_table = $2",
+                POSTGRES.table(&beside(table))
+            ),
+            &[&stream, &table.name],
+        )
+        .await;
+    match found {
+        Ok(None) => Ok(None),
+        Ok(Some(row)) => {
+            let lake_table = uuid::Uuid::parse_str(row.get(0)).map_err(|error| {
+                Error::new(ErrorKind::Corrupt, "the control row names no lake table").because(error)
+            })?;
+            Ok(Some(Applied { lake_table, snapshot: SnapshotId(row.get(1)) }))
+        }
+        Err(error)
+            if matches!(error.code(), Some(&(SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME))) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(translate(&error)),
+    }
+}
+
+/// Takes the control row within the transaction and moves it, or says who was faster.
+pub(super) async fn claim(
+    client: &Client,
+    stream: &str,
+    table: &TableId,
+    from: Option<Applied>,
+    to: Applied,
+) -> Result<()> {
+    client.batch_execute(&format!("SET LOCAL lock_timeout = '{PATIENCE}'")).await?;
+    let control = POSTGRES.table(&beside(table));
+    let (lake_table, snapshot) = (to.lake_table.to_string(), to.snapshot.0);
+    let moved = match from {
+        None => {
+            client
+                .execute(
+                    &format!(
+                    "INSERT INTO {control} (stream, target_table, lake_table, snapshot_id, applied_at, rows)
+                         VALUES ($1, $2, $3::text::uuid, $4, now(), 0) ON CONFLICT DO NOTHING"
+                ),
+                    &[&stream, &table.name, &lake_table, &snapshot],
+                )
+                .await
+        }
+        Some(from) => {
+            client
+                .execute(
+                    &format!(
+                        "UPDATE {control} SET lake_table = $3::text::uuid, snapshot_id = $4
+                         WHERE stream = $1 AND target_table = $2
+                           AND lake_table = $5::text::uuid AND snapshot_id = $6"
+                    ),
+                    &[
+                        &stream,
+                        &table.name,
+                        &lake_table,
+                        &snapshot,
+                        &from.lake_table.to_string(),
+                        &from.snapshot.0,
+                    ],
+                )
+                .await
+        }
+    };
+    match moved {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(Error::new(ErrorKind::Conflict, "another runner has moved this table in the meantime")
+            .with("table", table)
+            .hint("nothing of this run was loaded; the next one goes on from there")),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(Error::new(
+            ErrorKind::Conflict,
+            "another runner is loading this table",
+        )
+        .with("table", table)
+        .hint("wait for it, or look for an open transaction of application `frazil` in pg_stat_activity")),
+        Err(error) => Err(translate(&error)),
+    }
+}
+
+/// Adds to the control row what the load did, at its end.
+pub(super) async fn note(client: &Client, stream: &str, table: &TableId, rows: u64) -> Result<()> {
+    client
+        .execute(
+            &format!(
+                "UPDATE {} SET rows = $3, applied_at = clock_timestamp()
+                 WHERE stream = $1 AND target_table = $2",
+                POSTGRES.table(&beside(table))
+            ),
+            &[&stream, &table.name, &i64::try_from(rows).unwrap_or(i64::MAX)],
+        )
+        .await?;
+    Ok(())
+}

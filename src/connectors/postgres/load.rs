@@ -1,0 +1,264 @@
+//! One load: a change between two snapshots, in one transaction.
+//!
+//! ```text
+//! claim control row ──▶ table empty, all types direct ──▶ COPY into the table ──▶ add the key ──┐
+//!                  └──▶ else: COPY into staging ──▶ DELETE by key ──▶ upsert by key ────────────┴▶ COMMIT
+//! ```
+//!
+//! Rows are pulled from the stream batch by batch and leave in chunks; nothing is collected. A
+//! replacement is loaded as the difference to what is there: readers see the old rows until the
+//! commit and the new ones after it, never none, and views, grants and foreign keys stay as they are.
+
+use bytes::{Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use tokio_postgres::{Client, CopyInSink};
+
+use super::catalog::{self, Relation};
+use super::control;
+use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER};
+use super::error::translate;
+use super::prepare::{self, is_empty};
+use super::statements::Statements;
+use crate::error::{Error, ErrorKind, Result};
+use crate::faults;
+use crate::table::{OP_COLUMN, TableId};
+use crate::target::{Merge, MergeStats, Strategy};
+
+/// The planner is led to look rows up by key while a change is below this part of the table; above, it
+/// pays to read the table once. Measured: see `benches/README.md`.
+const LOOKUP_BELOW: u64 = 5;
+
+/// Building an index sorts in memory up to this size; the server's default is made for old machines.
+const INDEX_MEMORY: &str = "256MB";
+
+/// Staged rows from which the planner is told about them: below, its guess does no harm.
+const ANALYZE_FROM: u64 = 1_000;
+
+/// Runs the transaction up to, and without, its commit.
+pub(super) async fn run(client: &Client, id: &TableId, merge: Merge) -> Result<MergeStats> {
+    client
+        .batch_execute(
+            "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+        )
+        .await?;
+    control::claim(client, &merge.stream, id, merge.from, merge.to).await?;
+    client.batch_execute("SET LOCAL lock_timeout = '60s'").await?;
+
+    let relation = catalog::relation(client, id).await?.ok_or_else(|| {
+        Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
+    })?;
+    let (outputs, statements) = columns(id, &merge, &relation)?;
+    let key_is_there = merge.table.key.is_empty() || relation.is_unique_by(&merge.table.key);
+    let fresh = is_empty(client, id).await?;
+    let stream = merge.stream.clone();
+    let load = Load { client, id, merge, relation, outputs, statements };
+    let stats = if fresh { load.fill(key_is_there).await? } else { load.change().await? };
+
+    faults::point(faults::IN_LOAD_TRANSACTION)?;
+    control::note(client, &stream, id, stats.staged).await?;
+    Ok(stats)
+}
+
+struct Load<'a> {
+    client: &'a Client,
+    id: &'a TableId,
+    merge: Merge,
+    relation: Relation,
+    outputs: Vec<Output>,
+    statements: Statements,
+}
+
+impl Load<'_> {
+    /// Into a table without rows: nothing to look up, and the key comes last.
+    async fn fill(mut self, key_is_there: bool) -> Result<MergeStats> {
+        let direct = self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same);
+        let mut stats = MergeStats::default();
+        if direct {
+            let copy = self.statements.copy_into_table();
+            (stats.staged, stats.upserted) = self.copy(&copy, Operations::UpsertsOnly).await?;
+        } else {
+            stats.staged = self.stage().await?;
+            stats.upserted = self.execute(&self.statements.insert()).await?;
+        }
+        if !key_is_there {
+            self.client.batch_execute(&format!("SET LOCAL maintenance_work_mem = '{INDEX_MEMORY}'")).await?;
+            self.execute(&prepare::key_statement(self.id, &self.merge.table.key, &self.relation)).await?;
+        }
+        Ok(stats)
+    }
+
+    /// Into a table with rows.
+    async fn change(mut self) -> Result<MergeStats> {
+        let mut stats = MergeStats::default();
+        match self.merge.strategy {
+            Strategy::Append => {
+                let direct =
+                    self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same);
+                if direct {
+                    let copy = self.statements.copy_into_table();
+                    (stats.staged, stats.upserted) = self.copy(&copy, Operations::UpsertsOnly).await?;
+                } else {
+                    stats.staged = self.stage().await?;
+                    stats.upserted = self.execute(&self.statements.insert()).await?;
+                }
+            }
+            Strategy::Replace => {
+                stats.staged = self.stage().await?;
+                self.client.batch_execute(&self.statements.analyze_staging()).await?;
+                stats.deleted = self.execute(&self.statements.delete_others()).await?;
+                stats.upserted = if self.merge.table.key.is_empty() {
+                    self.execute(&self.statements.insert()).await?
+                } else {
+                    self.execute(&self.statements.upsert()).await?
+                };
+            }
+            Strategy::Merge => {
+                if self.merge.table.key.is_empty() {
+                    return Err(Error::new(ErrorKind::Config, "a merge needs a key")
+                        .with("table", self.id)
+                        .hint("set `primary_key`, or use `mode: append`"));
+                }
+                stats.staged = self.stage().await?;
+                self.lead_planner(stats.staged).await?;
+                if let Some(delete) = self.statements.delete() {
+                    stats.deleted = self.execute(&delete).await?;
+                }
+                stats.upserted = self.execute(&self.statements.upsert()).await?;
+            }
+        }
+        Ok(stats)
+    }
+
+    async fn stage(&mut self) -> Result<u64> {
+        self.client.batch_execute(&self.statements.create_staging()).await.map_err(|error| {
+            Error::from(error).hint(
+                "the user needs the right to make temporary tables: `GRANT TEMPORARY ON DATABASE … TO …`",
+            )
+        })?;
+        let copy = self.statements.copy_into_staging();
+        Ok(self.copy(&copy, Operations::Written).await?.0)
+    }
+
+    async fn lead_planner(&mut self, staged: u64) -> Result<()> {
+        if staged >= ANALYZE_FROM {
+            self.client.batch_execute(&self.statements.analyze_staging()).await?;
+        }
+        if self.relation.rows.is_some_and(|rows| staged < rows / LOOKUP_BELOW) {
+            self.client.batch_execute("SET LOCAL enable_hashjoin = off").await?;
+        }
+        Ok(())
+    }
+
+    /// Sends all rows; returns how many came in and how many were written.
+    async fn copy(&mut self, statement: &str, operations: Operations) -> Result<(u64, u64)> {
+        let sink = self.client.copy_in::<_, Bytes>(statement).await?;
+        let mut sink = std::pin::pin!(sink);
+        let mut buffer = BytesMut::with_capacity(2 * CHUNK);
+        buffer.extend_from_slice(HEADER);
+        let (mut seen, mut written) = (0, 0);
+        while let Some(batch) = self.merge.changes.next().await {
+            let batch = batch?;
+            seen += batch.num_rows() as u64;
+            let mut rows = Rows::new(&batch, &self.outputs, operations)?;
+            loop {
+                let more = rows.fill(&mut buffer).map_err(|error| error.with("table", self.id))?;
+                if buffer.len() >= CHUNK {
+                    let sent = send(&mut sink, buffer.split().freeze()).await;
+                    sent.map_err(|error| self.explain(error.as_ref()))?;
+                    buffer.reserve(2 * CHUNK);
+                }
+                if !more {
+                    break;
+                }
+            }
+            written += rows.written;
+        }
+        buffer.extend_from_slice(TRAILER);
+        sink.as_mut().feed(buffer.freeze()).await.ok(); // `finish` tells what is wrong
+        let copied = sink.as_mut().finish().await.map_err(|error| self.explain(Some(&error)))?;
+        if copied != written {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!("the server took {copied} rows of {written}"),
+            )
+            .with("table", self.id));
+        }
+        Ok((seen, written))
+    }
+
+    async fn execute(&mut self, statement: &str) -> Result<u64> {
+        tracing::debug!(table = %self.id, statement, "changes a target table");
+        self.client.execute(statement, &[]).await.map_err(|error| self.explain(Some(&error)))
+    }
+
+    /// Our words for the server's, with the column where it can be told.
+    fn explain(&self, error: Option<&tokio_postgres::Error>) -> Error {
+        let Some(error) = error else {
+            return Error::new(ErrorKind::Internal, "the server ended the copy early").with("table", self.id);
+        };
+        let mut ours = translate(error);
+        if let Some(db) = error.as_db_error() {
+            let columns = &self.statements.columns;
+            if let Some(place) = db.where_().and_then(column_of_copy) {
+                // Staging columns are named by position.
+                let staged =
+                    place.strip_prefix('c').and_then(|index| columns.get(index.parse::<usize>().ok()?));
+                let direct = columns.iter().find(|column| column.name == place);
+                if let Some(column) = direct.or(staged) {
+                    ours = ours.with("column", &column.name);
+                }
+            } else if db.code().code().starts_with("22") {
+                let cast = columns.iter().filter(|column| column.carried.staged != Staged::Same);
+                let names: Vec<_> = cast.map(|column| column.name.as_str()).collect();
+                if !names.is_empty() {
+                    ours = ours.with("column", names.join(" or "));
+                }
+            }
+        }
+        ours.with("table", self.id)
+    }
+}
+
+/// The column in `COPY orders, line 7, column price`. In a binary copy no value follows it.
+fn column_of_copy(place: &str) -> Option<&str> {
+    let line = place.lines().find(|line| line.starts_with("COPY "))?;
+    let (_, column) = line.split_once(", column ")?;
+    Some(column.split(':').next().unwrap_or(column))
+}
+
+/// Hands a chunk to the connection. When the server has refused the rows, the reason comes with `finish`.
+async fn send(
+    sink: &mut std::pin::Pin<&mut CopyInSink<Bytes>>,
+    chunk: Bytes,
+) -> Result<(), Option<tokio_postgres::Error>> {
+    match sink.as_mut().feed(chunk).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(sink.as_mut().finish().await.err()),
+    }
+}
+
+fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Output>, Statements)> {
+    let stream = merge.changes.schema();
+    let expected = merge.table.schema.fields().iter().map(|field| field.name().as_str()).chain([OP_COLUMN]);
+    if !stream.fields().iter().map(|field| field.name().as_str()).eq(expected) {
+        return Err(Error::new(ErrorKind::Internal, "the changes have other columns than the table")
+            .with("table", id));
+    }
+    let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
+    let outputs = columns
+        .iter()
+        .map(|(index, column)| Output {
+            index: *index,
+            name: column.name.clone(),
+            wire: column.carried.wire.clone(),
+        })
+        .collect();
+    let statements = Statements {
+        table: id.clone(),
+        columns: columns.into_iter().map(|(_, column)| column).collect(),
+        key: merge.table.key.clone(),
+        deletes: merge.table.deletes,
+        overriding: relation.columns.iter().any(|column| column.identity_always),
+    };
+    Ok((outputs, statements))
+}
