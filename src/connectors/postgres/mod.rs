@@ -3,20 +3,28 @@
 use super::Connector;
 
 mod catalog;
+mod column;
 mod connect;
 mod control;
+pub mod decode;
+mod discover;
 mod encode;
 mod error;
 mod load;
+mod numeric;
 mod params;
+mod position;
 mod preflight;
 mod prepare;
+mod read;
+mod rows;
 mod shape;
 mod source;
 mod statements;
 mod tap;
 mod target;
 mod tls;
+mod types;
 
 /// The line in `CONNECTORS`.
 pub(super) const CONNECTOR: Connector = Connector {

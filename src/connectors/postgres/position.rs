@@ -1,0 +1,182 @@
+//! Where a reading ended, as the lake keeps it: the watermark's JSON, and cursor values as exact literals.
+//!
+//! ```text
+//! {"v":1,"source":"7710581183071326725/1","kind":"timestamp","column":"updated_at","at":"1763722800000000"}
+//! ```
+//!
+//! A timestamp is a count of microseconds since 1970 and never passes through a float, a number is
+//! text, so that no reader of JSON rounds it.
+
+use chrono::{DateTime, Datelike, SecondsFormat};
+use serde::{Deserialize, Serialize};
+
+use crate::delta::Watermark;
+
+/// What this build writes and reads.
+const VERSION: u32 = 1;
+
+/// A watermark, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stored {
+    v: u32,
+    /// The cluster and its timeline: positions of another one mean nothing here.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) source: Option<String>,
+    #[serde(flatten)]
+    pub(super) position: Position,
+}
+
+/// How far a table was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Position {
+    /// All of it, and the next pass will do the same.
+    Full {},
+    /// Every change whose cursor is below `at`. `None`: nothing is sure yet.
+    Timestamp {
+        column: String,
+        #[serde(rename = "type")]
+        of: String,
+        at: Option<Micros>,
+    },
+    /// Every row whose cursor is at most `at`. `None`: nothing is sure yet.
+    Id { column: String, at: Option<Number> },
+    /// All rows before a block, on the way to `then`.
+    FirstRead { then: Box<Position>, layout: String, done_to_block: u64 },
+}
+
+/// Microseconds since 1970, as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Micros(pub(super) i64);
+
+/// An integer, as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Number(pub(super) i64);
+
+macro_rules! as_text {
+    ($of:ident) => {
+        impl TryFrom<String> for $of {
+            type Error = std::num::ParseIntError;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse().map(Self)
+            }
+        }
+
+        impl From<$of> for String {
+            fn from(value: $of) -> Self {
+                value.0.to_string()
+            }
+        }
+    };
+}
+as_text!(Micros);
+as_text!(Number);
+
+impl Stored {
+    pub(super) fn new(source: Option<String>, position: Position) -> Self {
+        Self { v: VERSION, source, position }
+    }
+
+    /// What a watermark says, or why it cannot be used.
+    pub(super) fn read(watermark: &Watermark) -> Result<Self, &'static str> {
+        let stored: Self = serde_json::from_str(watermark.as_str()).map_err(|_| "it is not readable")?;
+        if stored.v == VERSION { Ok(stored) } else { Err("another version wrote it") }
+    }
+
+    pub(super) fn write(&self) -> Watermark {
+        Watermark::new(serde_json::to_string(self).expect("plain data is always JSON"))
+    }
+}
+
+impl Micros {
+    /// A literal of the cursor's type (`timestamp`, `timestamptz`, `date`). What lies before year 1 means:
+    /// from the beginning.
+    pub(super) fn literal(self, of: &str) -> String {
+        let text = match DateTime::from_timestamp_micros(self.0).filter(|at| at.year() >= 1) {
+            None => "-infinity".to_owned(),
+            Some(at) if of == "date" => at.format("%Y-%m-%d").to_string(),
+            Some(at) if of == "timestamp" => at.format("%Y-%m-%d %H:%M:%S%.6f").to_string(),
+            Some(at) => at.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string(),
+        };
+        format!("'{text}'::{of}")
+    }
+
+    /// For people.
+    pub(super) fn shown(self) -> String {
+        match DateTime::from_timestamp_micros(self.0) {
+            Some(at) => at.to_rfc3339_opts(SecondsFormat::Micros, true),
+            None => format!("{} µs", self.0),
+        }
+    }
+
+    /// The same or earlier, at this many digits of seconds. What starts later is never rounded below it.
+    pub(super) fn floor(self, digits: u32) -> Self {
+        let tick = 10i64.pow(6 - digits.min(6));
+        Self(self.0.div_euclid(tick).saturating_mul(tick))
+    }
+
+    pub(super) fn minus(self, lag: std::time::Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(lag.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_text_in_the_lake_stays_as_it_is() {
+        let timestamp = Position::Timestamp {
+            column: "updated_at".into(),
+            of: "timestamptz".into(),
+            at: Some(Micros(1_763_722_800_000_001)),
+        };
+        let first =
+            Position::FirstRead { then: Box::new(timestamp.clone()), layout: "abc".into(), done_to_block: 7 };
+        let id = Position::Id { column: "id".into(), at: Some(Number(i64::MAX)) };
+        let text: Vec<_> = [timestamp, id, first, Position::Full {}]
+            .into_iter()
+            .map(|position| Stored::new(Some("77/1".into()), position))
+            .map(|stored| {
+                let text = stored.write();
+                assert_eq!(Stored::read(&text), Ok(stored));
+                text.to_string()
+            })
+            .collect();
+        expect![[r#"
+            {"v":1,"source":"77/1","kind":"timestamp","column":"updated_at","type":"timestamptz","at":"1763722800000001"}
+            {"v":1,"source":"77/1","kind":"id","column":"id","at":"9223372036854775807"}
+            {"v":1,"source":"77/1","kind":"first_read","then":{"kind":"timestamp","column":"updated_at","type":"timestamptz","at":"1763722800000001"},"layout":"abc","done_to_block":7}
+            {"v":1,"source":"77/1","kind":"full"}"#]]
+        .assert_eq(&text.join("\n"));
+        assert!(Stored::read(&Watermark::new("{}")).is_err());
+        assert!(Stored::read(&Watermark::new(r#"{"v":2,"kind":"full"}"#)).is_err());
+    }
+
+    #[test]
+    fn literals_are_exact() {
+        let at = Micros(1_763_722_800_000_001);
+        assert_eq!(at.literal("timestamptz"), "'2025-11-21 11:00:00.000001+00'::timestamptz");
+        assert_eq!(at.literal("timestamp"), "'2025-11-21 11:00:00.000001'::timestamp");
+        assert_eq!(at.literal("date"), "'2025-11-21'::date");
+        assert_eq!(Micros(i64::MIN).literal("timestamptz"), "'-infinity'::timestamptz");
+        assert_eq!(at.floor(3), Micros(1_763_722_800_000_000));
+        assert_eq!(Micros(-1).floor(0), Micros(-1_000_000));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_rounded_falls_below_a_floor(start in any::<i32>(), later in 0i64..10_000_000, digits in 0u32..=6) {
+            let tick = 10i64.pow(6 - digits);
+            let value = i64::from(start) + later;
+            // As the server rounds: half away from zero; either neighbour would do.
+            let rounded = (value + tick / 2).div_euclid(tick) * tick;
+            prop_assert!(Micros(i64::from(start)).floor(digits).0 <= rounded);
+        }
+    }
+}

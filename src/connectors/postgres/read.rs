@@ -1,0 +1,207 @@
+//! A reading under way: one snapshot, cut into portions, each read by several streams.
+//!
+//! ```text
+//! coordinator: BEGIN, export snapshot ──▶ workers: SET TRANSACTION SNAPSHOT
+//! portion = blocks [a, b) ──▶ queue of ctid ranges ──▶ streams pull the next range when done
+//! ```
+//!
+//! All streams of all portions see the table at one moment. A range of `ctid`s is a range of places
+//! in the heap, so each row version is in exactly one; the last range has no upper end. A partitioned
+//! table is read through its root: the same range of each partition at once.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+
+use super::connect::{Session, connect};
+use super::discover::Heap;
+use super::position::{Position, Stored};
+use super::rows::{Pool, Shape, lock, rows};
+use crate::connection::Connection;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{Portion, ReadPlan, Reading};
+
+/// A range: large enough that starting a statement costs nothing, small enough that streams end together.
+const RANGE_BYTES: u64 = 64 << 20;
+/// Ranges for each stream of a table that is smaller than that.
+const RANGES_A_STREAM: u64 = 4;
+/// No range is smaller.
+const SMALLEST_RANGE_BYTES: u64 = 1 << 20;
+
+/// Settings of a session that reads ranges: the place in the heap is the way in, whatever the
+/// planner thinks of the condition on the cursor; and there is no time for compiling.
+const BY_PLACE: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off; \
+     SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off; \
+     SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off";
+
+/// What is read, in which pieces.
+pub(super) enum Work {
+    /// One statement.
+    Statement(String),
+    /// Ranges of the heap from a block on.
+    Ranges {
+        select: Select,
+        heap: Heap,
+        from_block: u64,
+        /// About how many source bytes a portion covers.
+        portion_bytes: u64,
+    },
+}
+
+/// A SELECT to which conditions can be added.
+#[derive(Debug, Clone)]
+pub(super) struct Select {
+    pub(super) what: String,
+    pub(super) conditions: Vec<String>,
+}
+
+impl Select {
+    /// The statement, with one condition more.
+    pub(super) fn with(&self, condition: Option<String>) -> String {
+        let all: Vec<_> = self.conditions.iter().chain(&condition).map(|c| format!("({c})")).collect();
+        if all.is_empty() { self.what.clone() } else { format!("{} WHERE {}", self.what, all.join(" AND ")) }
+    }
+}
+
+/// A reading whose coordinator has its snapshot.
+pub(super) struct PostgresReading {
+    pub(super) plan: ReadPlan,
+    pub(super) connection: Connection,
+    pub(super) shape: Arc<Shape>,
+    pub(super) work: Option<Work>,
+    /// Where the table stands after the last portion.
+    pub(super) end: Stored,
+    pub(super) parallel: usize,
+    /// Sessions that see the snapshot, the coordinator first.
+    pub(super) sessions: Pool,
+    /// Where the coordinator goes in the end.
+    pub(super) idle: Pool,
+}
+
+#[async_trait]
+impl Reading for PostgresReading {
+    fn plan(&self) -> &ReadPlan {
+        &self.plan
+    }
+
+    async fn next(&mut self) -> Result<Option<Portion>> {
+        let Some(work) = self.work.take() else {
+            self.close().await?;
+            return Ok(None);
+        };
+        let (statements, rest, resume) = self.portion(work);
+        let complete = rest.is_none();
+        self.work = rest;
+        let wanted = statements.len().min(self.parallel).max(1);
+        self.gather(wanted).await?;
+        let queue = Arc::new(Mutex::new(statements));
+        let streams = lock(&self.sessions)
+            .drain(..wanted)
+            .map(|session| {
+                rows(session, Arc::clone(&queue), Arc::clone(&self.shape), Arc::clone(&self.sessions))
+            })
+            .collect();
+        Ok(Some(Portion { streams, resume: resume.write(), complete }))
+    }
+}
+
+impl PostgresReading {
+    /// Cuts the next portion off: its statements, what is left, and where the table stands after it.
+    fn portion(&self, work: Work) -> (VecDeque<String>, Option<Work>, Stored) {
+        let (select, heap, from, portion_bytes) = match work {
+            Work::Statement(statement) => return (VecDeque::from([statement]), None, self.end.clone()),
+            Work::Ranges { select, heap, from_block, portion_bytes } => {
+                (select, heap, from_block, portion_bytes)
+            }
+        };
+        // One step through the largest partition is a step through each.
+        let step_bytes = (heap.total_blocks * heap.block_bytes / heap.blocks.max(1)).max(1);
+        let to = from.saturating_add((portion_bytes / step_bytes).max(1));
+        let last = to >= heap.blocks;
+        let bytes = (heap.blocks.min(to).saturating_sub(from)).saturating_mul(step_bytes);
+        let range_bytes = (bytes / (self.parallel as u64 * RANGES_A_STREAM))
+            .clamp(SMALLEST_RANGE_BYTES, RANGE_BYTES.max(SMALLEST_RANGE_BYTES));
+        let step = (range_bytes / step_bytes).max(1);
+
+        let mut statements = VecDeque::new();
+        let mut block = from;
+        loop {
+            let next = block.saturating_add(step);
+            let open_end = last && next >= heap.blocks;
+            let upper =
+                if open_end { String::new() } else { format!(" AND ctid < '({},0)'::tid", next.min(to)) };
+            statements.push_back(select.with(Some(format!("ctid >= '({block},0)'::tid{upper}"))));
+            block = next;
+            if open_end || block >= to {
+                break;
+            }
+        }
+        let rest =
+            (!last).then(|| Work::Ranges { select, heap: heap.clone(), from_block: to, portion_bytes });
+        let resume = if last {
+            self.end.clone()
+        } else {
+            let then = Box::new(self.end.position.clone());
+            let position = Position::FirstRead { then, layout: heap.layout, done_to_block: to };
+            Stored::new(self.end.source.clone(), position)
+        };
+        (statements, rest, resume)
+    }
+
+    /// Makes sure that this many sessions see the snapshot.
+    async fn gather(&mut self, wanted: usize) -> Result<()> {
+        let have = lock(&self.sessions).len();
+        if have >= wanted {
+            return Ok(());
+        }
+        let coordinator = lock(&self.sessions).pop();
+        let Some(coordinator) = coordinator else {
+            return Err(Error::new(ErrorKind::Transient, "the rows of a portion were given up"));
+        };
+        let row = coordinator.query_typed("SELECT pg_export_snapshot()", &[]).await?;
+        let snapshot: String = row.first().map(|row| row.get(0)).unwrap_or_default();
+        let workers =
+            futures::future::try_join_all((have..wanted).map(|_| worker(&self.connection, &snapshot)))
+                .await?;
+        let mut sessions = lock(&self.sessions);
+        sessions.push(coordinator);
+        sessions.extend(workers);
+        Ok(())
+    }
+
+    /// Ends the transactions and says what the policy replaced.
+    async fn close(&mut self) -> Result<()> {
+        let sessions = std::mem::take(&mut *lock(&self.sessions));
+        // One session is enough for what comes next; the workers close.
+        if let Some(session) = sessions.into_iter().next() {
+            session.batch_execute("COMMIT").await?;
+            lock(&self.idle).push(session);
+        }
+        for (field, count) in self.shape.schema.fields().iter().zip(&self.shape.replaced) {
+            let count = count.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                self.plan
+                    .notes
+                    .push(format!("{count} values of `{}` were replaced by `out_of_range`", field.name()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A session in the coordinator's snapshot.
+async fn worker(connection: &Connection, snapshot: &str) -> Result<Session> {
+    let session = connect(connection).await?;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; {BY_PLACE}"
+    );
+    session.batch_execute(&begin).await?;
+    Ok(session)
+}
+
+/// Makes the coordinator read by place too.
+pub(super) async fn by_place(coordinator: &Session) -> Result<()> {
+    Ok(coordinator.batch_execute(BY_PLACE).await?)
+}

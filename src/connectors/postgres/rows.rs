@@ -1,0 +1,130 @@
+//! Rows out of sessions: statements from a queue, one COPY after the other, into batches.
+//!
+//! Several streams may share a queue: whoever is done with a statement takes the next, so that none
+//! waits for the slowest. A session that ran to its end goes back to the pool; one that was given up
+//! in the middle is closed.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::channel::mpsc;
+use tokio_postgres::CopyOutStream;
+
+use super::connect::Session;
+use super::decode::{Codec, Decoder};
+use super::error::translate;
+use crate::error::Result;
+use crate::source::{OutOfRange, RowStream};
+
+/// How the rows of a reading are decoded and cut into batches.
+pub(super) struct Shape {
+    pub(super) schema: SchemaRef,
+    pub(super) codecs: Vec<Codec>,
+    pub(super) policy: OutOfRange,
+    pub(super) batch_rows: usize,
+    pub(super) batch_bytes: usize,
+    /// Values that the policy replaced, by column.
+    pub(super) replaced: Vec<AtomicU64>,
+}
+
+/// SELECT statements that wait to be read.
+pub(super) type Queue = Arc<Mutex<VecDeque<String>>>;
+
+/// Sessions at rest.
+pub(super) type Pool = Arc<Mutex<Vec<Session>>>;
+
+/// Locks what only short code holds.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads statements from the queue until it is empty, then gives the session to the pool.
+pub(super) fn rows(session: Session, queue: Queue, shape: Arc<Shape>, pool: Pool) -> RowStream {
+    let decoder = Decoder::new(
+        SchemaRef::clone(&shape.schema),
+        &shape.codecs,
+        shape.policy,
+        shape.batch_rows,
+        shape.batch_bytes,
+    );
+    let reader = Reader { session, queue, shape, pool, decoder, copy: None };
+    futures::stream::try_unfold(Some(reader), async |reader| {
+        let Some(mut reader) = reader else { return Ok(None) };
+        match reader.next().await? {
+            Some(batch) => Ok(Some((batch, Some(reader)))),
+            None => {
+                lock(&reader.pool).push(reader.session);
+                Ok(None)
+            }
+        }
+    })
+    .boxed()
+}
+
+struct Reader {
+    session: Session,
+    queue: Queue,
+    shape: Arc<Shape>,
+    pool: Pool,
+    decoder: Decoder,
+    copy: Option<Copy>,
+}
+
+/// A COPY under way.
+struct Copy {
+    blocks: mpsc::Receiver<Bytes>,
+    end: Pin<Box<CopyOutStream>>,
+    block: Bytes,
+    at: usize,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            let Some(copy) = &mut self.copy else {
+                let statement = lock(&self.queue).pop_front();
+                let Some(statement) = statement else {
+                    let last = self.decoder.flush()?;
+                    for (count, column) in self.decoder.take_replaced().iter().zip(&self.shape.replaced) {
+                        column.fetch_add(*count, Ordering::Relaxed);
+                    }
+                    return Ok(last);
+                };
+                self.copy = Some(start(&self.session, &statement).await?);
+                continue;
+            };
+            while copy.at < copy.block.len() {
+                let (used, batch) = self.decoder.feed(&copy.block[copy.at..])?;
+                copy.at += used;
+                if batch.is_some() {
+                    return Ok(batch);
+                }
+            }
+            match copy.blocks.next().await {
+                Some(block) => (copy.block, copy.at) = (block, 0),
+                None => {
+                    // The server's word on how the COPY ended comes behind the rows.
+                    match copy.end.next().await {
+                        None => self.decoder.end_of_copy()?,
+                        Some(Err(error)) => return Err(translate(&error)),
+                        Some(Ok(_)) => return Err(super::error::lost("the rows of a COPY went astray")),
+                    }
+                    self.copy = None;
+                }
+            }
+        }
+    }
+}
+
+async fn start(session: &Session, statement: &str) -> Result<Copy> {
+    let blocks = session.switch().open();
+    let statement = format!("COPY ({statement}) TO STDOUT (FORMAT binary)");
+    let end = session.copy_out(&statement).await?;
+    Ok(Copy { blocks, end: Box::pin(end), block: Bytes::new(), at: 0 })
+}
