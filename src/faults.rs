@@ -19,6 +19,14 @@ pub const AFTER_LOAD: &str = "after_load";
 /// All crash points; the crash test visits each.
 pub const ALL: [&str; 5] = [BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
 
+/// Reads `FAILPOINTS`, once for a process. In a normal build it does nothing.
+pub fn arm() {
+    if fail::has_failpoints() {
+        // Dropping the scenario would disarm the points.
+        std::mem::forget(fail::FailScenario::setup());
+    }
+}
+
 /// Passes, unless a test says otherwise.
 pub fn point(name: &'static str) -> Result<()> {
     let _ = name; // unused where the macro expands to nothing
