@@ -5,4 +5,5 @@ mod fixture;
 mod lake_catalog;
 mod postgres_target;
 mod servers;
+mod sync;
 mod tidy;
