@@ -1,6 +1,7 @@
 //! One integration binary: one link, and one place for fixtures.
 
 mod docs;
+mod faults;
 mod fixture;
 mod lake_catalog;
 mod postgres_target;
