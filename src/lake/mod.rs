@@ -11,8 +11,11 @@
 //! What always holds: a snapshot holds rows and the watermark that covers them, or neither. A
 //! snapshot is only ever added on the state that its author saw.
 
+mod bounds;
 pub mod catalog;
 mod commit;
+mod conform;
+mod data_file;
 #[allow(dead_code)] // until commit calls it
 mod deletes;
 mod delta;
@@ -23,6 +26,7 @@ mod footers;
 mod history;
 mod inspect;
 mod manifest;
+mod names;
 mod partition;
 mod position_deletes;
 mod probe;

@@ -1,9 +1,19 @@
-//! Partition transforms in the words of Iceberg: `day(created_at)`, `bucket(16, id)`, `region`.
+//! Partition transforms in the words of Iceberg: `day(created_at)`, `bucket(16, id)`, `region`; and
+//! batches divided by them.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
-use iceberg::spec::{Schema, Transform, UnboundPartitionSpec};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use arrow::row::{RowConverter, SortField};
+use iceberg::arrow::{PartitionValueCalculator, arrow_struct_to_literal};
+use iceberg::spec::{
+    Literal, PartitionSpecRef, Schema, SchemaRef, Struct, StructType, Transform, UnboundPartitionSpec,
+};
 
+use super::names::encode;
 use super::storage::iceberg_error;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -69,6 +79,107 @@ fn parse(term: &str) -> Result<(Transform, &str)> {
         _ => return Err(wrong()),
     };
     if column.is_empty() { Err(wrong()) } else { Ok((transform, column)) }
+}
+
+/// Divides batches by a partition spec.
+pub(super) struct Splitter {
+    spec: PartitionSpecRef,
+    values: StructType,
+    calculator: PartitionValueCalculator,
+}
+
+impl Splitter {
+    /// `None` for a table without partitions.
+    pub(super) fn new(schema: &SchemaRef, spec: &PartitionSpecRef) -> Result<Option<Self>> {
+        if spec.is_unpartitioned() {
+            return Ok(None);
+        }
+        let calculator = PartitionValueCalculator::try_new(spec, schema).map_err(iceberg_error)?;
+        let values = spec.partition_type(schema).map_err(iceberg_error)?;
+        Ok(Some(Self { spec: spec.clone(), values, calculator }))
+    }
+
+    /// The rows of each partition, in their order; partitions by their first row.
+    pub(super) fn split(&self, batch: &RecordBatch) -> Result<Vec<(Struct, RecordBatch)>> {
+        let values = self.calculator.calculate(&with_large_binary(batch)?).map_err(iceberg_error)?;
+        let mut groups = groups(&values)?;
+        if let [_] = groups.as_slice() {
+            return Ok(vec![(self.partition(&values, 0)?, batch.clone())]);
+        }
+        let mut parts = Vec::with_capacity(groups.len());
+        for rows in groups.drain(..) {
+            let partition = self.partition(&values, rows[0] as usize)?;
+            parts.push((partition, take_record_batch(batch, &UInt32Array::from(rows))?));
+        }
+        Ok(parts)
+    }
+
+    fn partition(&self, values: &ArrayRef, row: usize) -> Result<Struct> {
+        let one = values.slice(row, 1);
+        let mut literals = arrow_struct_to_literal(&one, &self.values).map_err(iceberg_error)?;
+        match literals.pop().flatten() {
+            Some(Literal::Struct(partition)) => Ok(partition),
+            _ => Err(Error::new(ErrorKind::Internal, "a row has no partition")),
+        }
+    }
+
+    /// Where files of a partition lie: for people; readers go by the manifest.
+    pub(super) fn directory(&self, partition: &Struct) -> String {
+        let mut parts = Vec::new();
+        for ((field, kind), value) in
+            self.spec.fields().iter().zip(self.values.fields()).zip(partition.iter())
+        {
+            let text = field.transform.to_human_string(&kind.field_type, value);
+            // A name of a file may not be endless.
+            let text: String = text.chars().take(40).collect();
+            parts.push(format!("{}={}", encode(&field.name), encode(&text)));
+        }
+        parts.join("/")
+    }
+}
+
+/// iceberg's partition values of type `binary` are large ones.
+fn with_large_binary(batch: &RecordBatch) -> Result<RecordBatch> {
+    if !batch.schema_ref().fields().iter().any(|field| *field.data_type() == DataType::Binary) {
+        return Ok(batch.clone());
+    }
+    let mut fields: Vec<Field> = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if *field.data_type() == DataType::Binary {
+            fields.push(field.as_ref().clone().with_data_type(DataType::LargeBinary));
+            columns.push(cast(column, &DataType::LargeBinary)?);
+        } else {
+            fields.push(field.as_ref().clone());
+            columns.push(column.clone());
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(ArrowSchema::new(fields).into(), columns, &options)?)
+}
+
+/// The rows of each different value, in the order of their first rows.
+fn groups(values: &ArrayRef) -> Result<Vec<Vec<u32>>> {
+    let columns = values.as_struct().columns();
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let rows = RowConverter::new(fields)?.convert_columns(columns)?;
+    let mut numbers: HashMap<&[u8], usize> = HashMap::new();
+    let mut groups: Vec<Vec<u32>> = Vec::new();
+    // Neighbours are often in one partition: then there is nothing to look up.
+    let mut last: Option<(&[u8], usize)> = None;
+    for i in 0..rows.num_rows() {
+        let row = rows.row(i).data();
+        let number = match last {
+            Some((value, number)) if value == row => number,
+            _ => *numbers.entry(row).or_insert_with(|| {
+                groups.push(Vec::new());
+                groups.len() - 1
+            }),
+        };
+        last = Some((row, number));
+        groups[number].push(u32::try_from(i).expect("a batch has fewer than 2³² rows"));
+    }
+    Ok(groups)
 }
 
 #[cfg(test)]

@@ -1,11 +1,35 @@
 //! Batches into data files: Parquet, partitioned, rolled at a size, with exact bounds.
+//!
+//! ```text
+//! batch ─▶ conform ─┬─▶ partition a ─▶ row group ─▶ upload ─▶ file, file, …
+//!                   └─▶ partition b ─▶ row group ─▶ upload ─▶ file, …
+//! ```
+//!
+//! Encoding runs on the task that writes: each parallel stream has its own writer, and so its own
+//! core. What a writer holds is one row group's worth of encoded rows over all its open files, the
+//! parts on their way to the store, and the batch in hand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use iceberg::spec::DataFile;
+use iceberg::spec::{DataFile, Struct};
+use uuid::Uuid;
 
-use super::LakeTable;
-use crate::error::{Error, ErrorKind, Result};
+use super::conform::Conform;
+use super::data_file::{Layout, OpenFile};
+use super::partition::Splitter;
+use super::storage::Stores;
+use super::{LakeTable, TableMode, schema};
+use crate::error::Result;
 use crate::memory::Budget;
+
+/// A file ends when it reaches this size: large enough that a snapshot of a big table stays a short
+/// list, small enough that compaction and parallel readers have something to divide.
+const FILE_BYTES: u64 = 256 << 20;
+/// Files that are open at once, one a partition. Each costs encoders, an upload and a part of the
+/// row-group budget; beyond it the least recently used is ended.
+const OPEN_FILES: usize = 64;
 
 /// A file that is written and not yet part of any snapshot.
 #[derive(Debug, Clone)]
@@ -17,25 +41,156 @@ pub struct WrittenFile {
 }
 
 /// Writes rows of one table into new data files. One for each parallel stream; used by one task.
-pub struct TableWriter {}
+pub struct TableWriter {
+    table: LakeTable,
+    conform: Conform,
+    splitter: Option<Splitter>,
+    bloom: Vec<String>,
+    layout: Option<Arc<Layout>>,
+    open: HashMap<Struct, Open>,
+    written: Vec<WrittenFile>,
+    /// Names the files of this writer.
+    id: Uuid,
+    files: usize,
+    batches: u64,
+    row_group_bytes: usize,
+}
+
+struct Open {
+    file: OpenFile,
+    /// The number of the batch that was written last.
+    used: u64,
+}
 
 impl TableWriter {
     /// Adds a batch with the table's columns, matched by name.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let _ = batch;
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let outcome = self.add(batch).await;
+        outcome.map_err(|error| error.with("table", self.table.id()))
+    }
+
+    async fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let batch = self.conform.apply(batch)?;
+        self.batches += 1;
+        if self.layout.is_none() {
+            let schema = self.table.table.metadata().current_schema().clone();
+            self.layout = Some(Arc::new(Layout::new(schema, batch.schema(), &self.bloom, &batch)?));
+        }
+        match &self.splitter {
+            None => self.add_to(Struct::empty(), &batch).await,
+            Some(splitter) => {
+                for (partition, rows) in splitter.split(&batch)? {
+                    self.add_to(partition, &rows).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn add_to(&mut self, partition: Struct, batch: &RecordBatch) -> Result<()> {
+        if !self.open.contains_key(&partition) {
+            if self.open.len() >= OPEN_FILES {
+                let oldest = self.open.iter().min_by_key(|(_, open)| open.used).map(|(key, _)| key.clone());
+                self.close(&oldest.expect("some file is open")).await?;
+            }
+            let file = self.create(&partition)?;
+            self.open.insert(partition.clone(), Open { file, used: 0 });
+        }
+        let open = self.open.get_mut(&partition).expect("just opened");
+        open.used = self.batches;
+        open.file.write(batch).await?;
+        if open.file.row_group_bytes() >= self.row_group_bytes {
+            open.file.flush().await?;
+        }
+        if open.file.bytes() >= FILE_BYTES {
+            self.close(&partition).await?;
+        }
+        self.relieve().await
+    }
+
+    /// Ends the largest row groups until what is buffered fits the budget again.
+    async fn relieve(&mut self) -> Result<()> {
+        if self.open.len() < 2 {
+            return Ok(());
+        }
+        // Encoders keep their pages apart until the row group ends, so memory can be near twice the bytes.
+        while self.open.values().map(|open| open.file.buffered()).sum::<usize>() > 2 * self.row_group_bytes {
+            let largest = self.open.values_mut().max_by_key(|open| open.file.buffered());
+            largest.expect("two files are open").file.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, partition: &Struct) -> Result<OpenFile> {
+        let layout = self.layout.as_ref().expect("made with the first batch");
+        let directory = match &self.splitter {
+            Some(splitter) => format!("{}/", splitter.directory(partition)),
+            None => String::new(),
+        };
+        let location =
+            format!("{}/data/{directory}{}-{:05}.parquet", self.table.location(), self.id, self.files);
+        self.files += 1;
+        OpenFile::create(layout, &self.table.stores, location, partition.clone(), self.spec_id())
+    }
+
+    async fn close(&mut self, partition: &Struct) -> Result<()> {
+        if let Some(open) = self.open.remove(partition) {
+            let file = open.file.finish().await?;
+            self.written.push(WrittenFile { file, spec_id: self.spec_id() });
+        }
+        Ok(())
+    }
+
+    fn spec_id(&self) -> i32 {
+        self.table.table.metadata().default_partition_spec_id()
     }
 
     /// Completes the files. Dropping a writer instead leaves at most orphans.
-    pub async fn finish(self) -> Result<Vec<WrittenFile>> {
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+    pub async fn finish(mut self) -> Result<Vec<WrittenFile>> {
+        let mut partitions: Vec<_> = self.open.iter().map(|(key, open)| (open.used, key.clone())).collect();
+        partitions.sort_by_key(|(used, _)| *used);
+        for (_, partition) in partitions {
+            if let Err(error) = self.close(&partition).await {
+                discard(&self.table.stores, &self.written).await;
+                return Err(error.with("table", self.table.id()));
+            }
+        }
+        Ok(std::mem::take(&mut self.written))
+    }
+}
+
+/// Deletes files that will not be committed, as far as that works: orphans do no harm.
+pub(super) async fn discard(stores: &Stores, files: &[WrittenFile]) {
+    use object_store::ObjectStoreExt;
+    for written in files {
+        if let Ok((store, path)) = stores.resolve(written.file.file_path())
+            && let Err(error) = store.delete(&path).await
+        {
+            tracing::debug!(%error, "a file without use was not deleted");
+        }
     }
 }
 
 impl LakeTable {
     /// A writer by the table's current schema and partition spec.
     pub fn writer(&self, budget: Budget) -> Result<TableWriter> {
-        let _ = budget;
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        let metadata = self.table.metadata();
+        let bloom = if self.mode() == TableMode::Merge { self.key() } else { Vec::new() };
+        Ok(TableWriter {
+            table: self.clone(),
+            conform: Conform::new(schema::to_file_schema(metadata.current_schema())),
+            splitter: Splitter::new(metadata.current_schema(), metadata.default_partition_spec())?,
+            bloom,
+            layout: None,
+            open: HashMap::new(),
+            written: Vec::new(),
+            id: Uuid::new_v4(),
+            files: 0,
+            batches: 0,
+            row_group_bytes: budget.row_group_bytes(),
+        })
     }
 }

@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) use errors::{iceberg_error, store_error};
+pub(super) use errors::{file_error, iceberg_error, store_error};
 pub(super) use file_io::file_io;
 
 /// A throttled or restarting store gets this long to come back before a pass fails; the next pass

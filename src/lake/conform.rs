@@ -1,0 +1,177 @@
+//! Makes a batch fit a table: columns by name, missing ones NULL, harmless differences of type
+//! evened out. Anything that could change a value is refused.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Fits batches to one schema. The plan is made once for each schema that comes.
+pub(super) struct Conform {
+    wanted: SchemaRef,
+    plan: Option<(SchemaRef, Vec<Step>)>,
+}
+
+/// How one column of the table is made.
+#[derive(Clone, Copy)]
+enum Step {
+    Take(usize),
+    Cast(usize),
+    Null,
+}
+
+impl Conform {
+    /// For batches of a table whose files have this schema.
+    pub(super) fn new(wanted: SchemaRef) -> Self {
+        Self { wanted, plan: None }
+    }
+
+    /// The batch with exactly the table's columns.
+    pub(super) fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let given = batch.schema_ref();
+        let known =
+            self.plan.as_ref().is_some_and(|(schema, _)| Arc::ptr_eq(schema, given) || schema == given);
+        if !known {
+            self.plan = Some((given.clone(), plan(&self.wanted, given)?));
+        }
+        let (_, steps) = self.plan.as_ref().expect("just planned");
+        let mut columns = Vec::with_capacity(steps.len());
+        for (step, field) in steps.iter().zip(self.wanted.fields()) {
+            let column: ArrayRef = match *step {
+                Step::Take(i) => batch.column(i).clone(),
+                Step::Cast(i) => {
+                    // Not `safe`: a value that does not fit is an error, not a NULL.
+                    let options = CastOptions { safe: false, ..CastOptions::default() };
+                    cast_with_options(batch.column(i), field.data_type(), &options).map_err(|source| {
+                        Error::new(ErrorKind::Data, format!("a value does not fit {}", field.data_type()))
+                            .with("column", field.name())
+                            .because(source)
+                    })?
+                }
+                Step::Null => new_null_array(field.data_type(), batch.num_rows()),
+            };
+            if !field.is_nullable() && column.logical_null_count() > 0 {
+                return Err(Error::new(ErrorKind::Data, "NULL in a column that is required")
+                    .with("column", field.name())
+                    .hint("a key must not be NULL: choose another `primary_key`, or `mode: append`"));
+            }
+            columns.push(column);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.wanted.clone(), columns, &options)?)
+    }
+}
+
+fn plan(wanted: &SchemaRef, given: &SchemaRef) -> Result<Vec<Step>> {
+    for field in given.fields() {
+        if wanted.column_with_name(field.name()).is_none() {
+            return Err(Error::new(ErrorKind::Internal, "a batch has a column that the table does not have")
+                .with("column", field.name()));
+        }
+    }
+    let steps = wanted.fields().iter().map(|field| match given.column_with_name(field.name()) {
+        Some((i, from)) if from.data_type() == field.data_type() => Ok(Step::Take(i)),
+        Some((i, from)) if is_harmless(from.data_type(), field.data_type()) => Ok(Step::Cast(i)),
+        Some((_, from)) => Err(Error::new(
+            ErrorKind::Internal,
+            format!("a batch has {} where the table has {}", from.data_type(), field.data_type()),
+        )
+        .with("column", field.name())),
+        None if field.is_nullable() => Ok(Step::Null),
+        None => Err(Error::new(ErrorKind::Schema, "a required column is missing")
+            .with("column", field.name())
+            .hint("a key column cannot be left out or dropped")),
+    });
+    steps.collect()
+}
+
+/// Whether every value of `from` is the same value as `to`, or the cast says that one is not.
+fn is_harmless(from: &DataType, to: &DataType) -> bool {
+    use DataType as D;
+    match (from, to) {
+        (from, to) if from == to => true,
+        (D::Int8 | D::Int16 | D::UInt8 | D::UInt16, D::Int32 | D::Int64) => true,
+        (D::Int32 | D::UInt32, D::Int64) => true,
+        (D::Float16, D::Float32 | D::Float64) | (D::Float32, D::Float64) => true,
+        (D::Decimal32(_, from) | D::Decimal64(_, from) | D::Decimal128(_, from), D::Decimal128(_, to)) => {
+            from == to
+        }
+        (D::Utf8 | D::LargeUtf8 | D::Utf8View, D::Utf8) => true,
+        (D::Binary | D::LargeBinary | D::BinaryView, D::Binary) => true,
+        (D::Time32(_), D::Time64(TimeUnit::Microsecond)) => true,
+        (D::Timestamp(TimeUnit::Nanosecond, _), _) => false,
+        // The zone is only how an instant is shown; without one it is no instant.
+        (D::Timestamp(_, from), D::Timestamp(TimeUnit::Microsecond, to)) => from.is_some() == to.is_some(),
+        (D::Dictionary(_, value), to) => is_harmless(value, to),
+        (
+            D::List(from)
+            | D::LargeList(from)
+            | D::ListView(from)
+            | D::LargeListView(from)
+            | D::FixedSizeList(from, _),
+            D::List(to),
+        ) => is_harmless(from.data_type(), to.data_type()),
+        (D::Struct(from), D::Struct(to)) => {
+            from.len() == to.len()
+                && from.iter().zip(to).all(|(from, to)| {
+                    from.name() == to.name() && is_harmless(from.data_type(), to.data_type())
+                })
+        }
+        (D::Map(from, _), D::Map(to, _)) => match (from.data_type(), to.data_type()) {
+            (D::Struct(from), D::Struct(to)) => {
+                from.iter().zip(to).all(|(from, to)| is_harmless(from.data_type(), to.data_type()))
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{AsArray, Int16Array, Int64Array, ListArray, StringViewArray};
+    use arrow::datatypes::{Field, Int32Type, Schema};
+
+    fn wanted() -> SchemaRef {
+        let element = Field::new("element", DataType::Int32, true)
+            .with_metadata([("PARQUET:field_id".to_owned(), "9".to_owned())].into());
+        Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("small", DataType::Int32, true),
+            Field::new("name", DataType::Utf8, true),
+            Field::new("list", DataType::List(element.into()), true),
+            Field::new("new", DataType::Float64, true),
+        ]))
+    }
+
+    #[test]
+    fn columns_are_matched_by_name_and_evened_out() {
+        let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let batch = RecordBatch::try_from_iter([
+            ("name", Arc::new(StringViewArray::from(vec!["a", "b"])) as ArrayRef),
+            ("list", Arc::new(list)),
+            ("small", Arc::new(Int16Array::from(vec![1, -2]))),
+            ("id", Arc::new(Int64Array::from(vec![1, 2]))),
+        ])
+        .unwrap();
+        let fitted = Conform::new(wanted()).apply(&batch).unwrap();
+        assert_eq!(fitted.schema(), wanted());
+        assert_eq!(fitted.column(1).as_primitive::<Int32Type>().values(), &[1, -2]);
+        assert_eq!(fitted.column(3).as_list::<i32>().value(0).len(), 2);
+        assert_eq!(fitted.column(4).null_count(), 2);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let only = |name: &str, column: ArrayRef| RecordBatch::try_from_iter([(name, column)]).unwrap();
+        let refused = |batch| Conform::new(wanted()).apply(&batch).unwrap_err().kind();
+        assert_eq!(refused(only("more", Arc::new(Int64Array::from(vec![1])))), ErrorKind::Internal);
+        assert_eq!(refused(only("small", Arc::new(Int64Array::from(vec![1])))), ErrorKind::Internal);
+        assert_eq!(refused(only("name", Arc::new(StringViewArray::from(vec!["a"])))), ErrorKind::Schema);
+        assert_eq!(refused(only("id", Arc::new(Int64Array::from(vec![None, Some(1)])))), ErrorKind::Data);
+    }
+}
