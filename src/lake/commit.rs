@@ -9,16 +9,28 @@
 //! Rows and the watermark that covers them appear together or not at all. A crash before the
 //! swap leaves orphan files; after it, nothing is left to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
+use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention};
 use iceberg::{TableRequirement, TableUpdate};
 
-use super::{LakeTable, Position, WrittenFile};
+use super::snapshot::Draft;
+use super::storage::iceberg_error;
+use super::write::discard;
+use super::{LakeTable, Position, WrittenFile, deletes};
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
+use crate::faults;
 use crate::memory::Budget;
 
+/// Snapshot summary, and as a mirror the table property: the position that covers the rows.
+const WATERMARK: &str = "frazil.watermark";
+/// Snapshot summary: rows that were there before and are hidden by this snapshot.
+const REPLACED_ROWS: &str = "frazil.replaced-rows";
+/// Snapshot summary: new rows that a later one with the same key hides.
+const REPEATED_ROWS: &str = "frazil.repeated-rows";
+/// The branch on which a first read collects its parts.
+const FIRST_READ: &str = "frazil_first_read";
 /// Snapshot summary: this snapshot is a part of a first read that readers do not see yet.
 pub(super) const UNFINISHED: &str = "frazil.unfinished";
 
@@ -62,31 +74,248 @@ impl LakeTable {
     /// The newest position, resolved by walking the current snapshot's ancestors: rolling the table
     /// back rewinds it. Of an unfinished first read, the position of its last part.
     pub fn position(&self) -> Result<Option<Position>> {
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        let unfinished = self.first_read();
+        let Some(head) = unfinished.or(self.current()) else { return Ok(None) };
+        let watermark = self.ancestors(head).find_map(|snapshot| watermark_of(snapshot));
+        match (watermark, unfinished) {
+            (None, Some(head)) => Err(Error::new(ErrorKind::Corrupt, "a first read has no position")
+                .with("table", &self.id)
+                .with("snapshot", head)
+                .hint(format!("drop the branch `{FIRST_READ}` of the table to start the first read again"))),
+            (watermark, unfinished) => {
+                Ok(watermark.map(|watermark| Position { watermark, unfinished: unfinished.is_some() }))
+            }
+        }
     }
 
     /// Drops the parts of an unfinished first read, so that it can start from nothing.
     pub async fn abandon_first_read(&mut self) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        let Some(head) = self.first_read() else { return Ok(()) };
+        let files = self.live_files(Some(head)).await?;
+        let snapshot_ids = self
+            .ancestors(head)
+            .map(|snapshot| snapshot.snapshot_id())
+            .filter(|id| !self.current().is_some_and(|current| self.is_ancestor(SnapshotId(*id), current)))
+            .collect();
+        let updates = vec![
+            TableUpdate::RemoveSnapshotRef { ref_name: FIRST_READ.to_owned() },
+            TableUpdate::RemoveSnapshots { snapshot_ids },
+        ];
+        self.table = self.catalog.commit(&self.table, self.unmoved(), updates).await?;
+        // Nobody can read them any more. What stays is an orphan and does no harm.
+        let files = files
+            .data
+            .into_iter()
+            .chain(files.deletes)
+            .map(|live| WrittenFile { file: live.file.as_ref().clone(), spec_id: live.spec_id });
+        discard(&self.stores, &files.collect::<Vec<_>>()).await;
+        Ok(())
     }
 
     /// Commits a change on the state that `self` was loaded at, and moves `self` to the result.
     pub async fn commit(&mut self, change: Change, budget: Budget) -> Result<SnapshotId> {
-        let _ = (change, budget);
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
+        let id = self.id.clone();
+        self.try_commit(change, budget).await.map_err(|error| error.with("table", id))
+    }
+
+    async fn try_commit(&mut self, mut change: Change, budget: Budget) -> Result<SnapshotId> {
+        let place = match self.place(&change) {
+            Ok(place) => place,
+            Err(error) => {
+                discard(&self.stores, &change.files).await;
+                return Err(error);
+            }
+        };
+        if let (Some(current), true) = (self.current(), changes_nothing(&change)) {
+            return Ok(current);
+        }
+        let table = self.table.clone();
+        let mut draft = Draft::on(&table, place.parent).await?;
+        let prepared = match self.prepare(&mut draft, &place, &mut change, budget).await {
+            Ok(snapshot) => faults::point(faults::BEFORE_COMMIT).map(|()| snapshot),
+            Err(error) => Err(error),
+        };
+        let outcome = match prepared {
+            Ok(snapshot) => {
+                let id = SnapshotId(snapshot.snapshot_id());
+                let updates = self.updates(&place, snapshot, &change.to);
+                match self.catalog.commit(&self.table, self.unmoved(), updates).await {
+                    Ok(moved) => {
+                        self.table = moved;
+                        faults::point(faults::AFTER_COMMIT)?;
+                        return Ok(id);
+                    }
+                    Err(error) if error.kind() == ErrorKind::Conflict => Err(moved(error)),
+                    // The swap may still come through: what it names must stay.
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        discard(&self.stores, &change.files).await;
+        for file in &draft.written {
+            if let Err(error) = table.file_io().delete(file).await {
+                tracing::debug!(%error, "metadata without use was not deleted");
+            }
+        }
+        outcome
+    }
+
+    /// Writes all that the new snapshot needs. Delete files that it makes are added to the change.
+    async fn prepare(
+        &self,
+        draft: &mut Draft<'_>,
+        place: &Place,
+        change: &mut Change,
+        budget: Budget,
+    ) -> Result<Snapshot> {
+        let mut summary: HashMap<String, String> = change.summary.clone().into_iter().collect();
+        summary.insert(WATERMARK.to_owned(), change.to.as_str().to_owned());
+        if place.branch == FIRST_READ {
+            summary.insert(UNFINISHED.to_owned(), "true".to_owned());
+        }
+        if place.hides {
+            let hidden = deletes::hide(self, place.parent, &change.files, &self.key(), budget).await?;
+            summary.insert(REPLACED_ROWS.to_owned(), hidden.old_rows.to_string());
+            if hidden.repeated_rows > 0 {
+                summary.insert(REPEATED_ROWS.to_owned(), hidden.repeated_rows.to_string());
+            }
+            change.files.extend(hidden.files);
+        }
+        if place.replaces {
+            draft.remove_all().await?;
+        }
+        draft.add(&change.files).await?;
+        draft.build(summary).await
+    }
+
+    /// Where a change goes, if the table is where the change comes from.
+    fn place(&self, change: &Change) -> Result<Place> {
+        let position = self.position()?.map(|position| position.watermark);
+        if position != change.from {
+            return Err(moved(Error::new(ErrorKind::Conflict, "")));
+        }
+        let first_read = self.first_read();
+        let on =
+            |branch, parent, hides| Place { branch, parent, hides, replaces: false, ends_first_read: false };
+        match change.effect {
+            Effect::Append | Effect::Upsert if first_read.is_some() => {
+                Err(Error::new(ErrorKind::Internal, "a change was committed in the middle of a first read"))
+            }
+            Effect::Append => Ok(on(MAIN_BRANCH, self.current(), false)),
+            Effect::Upsert => Ok(on(MAIN_BRANCH, self.current(), true)),
+            Effect::Replace => Ok(Place {
+                replaces: true,
+                // Parts of a first read are covered by what is now read whole.
+                ends_first_read: first_read.is_some(),
+                ..on(MAIN_BRANCH, self.current(), false)
+            }),
+            Effect::FirstReadPart { overlaps } => Ok(on(FIRST_READ, first_read, overlaps)),
+            Effect::FirstReadEnd { overlaps } => {
+                Ok(Place { ends_first_read: first_read.is_some(), ..on(MAIN_BRANCH, first_read, overlaps) })
+            }
+        }
+    }
+
+    /// The one metadata update that shows a snapshot.
+    fn updates(&self, place: &Place, snapshot: Snapshot, to: &Watermark) -> Vec<TableUpdate> {
+        let id = SnapshotId(snapshot.snapshot_id());
+        let mut updates = vec![
+            TableUpdate::AddSnapshot { snapshot },
+            TableUpdate::SetSnapshotRef {
+                ref_name: place.branch.to_owned(),
+                reference: self.reference(place.branch, id),
+            },
+        ];
+        if place.ends_first_read {
+            updates.push(TableUpdate::RemoveSnapshotRef { ref_name: FIRST_READ.to_owned() });
+        }
+        if place.branch == MAIN_BRANCH {
+            updates.push(mirror(to));
+        }
+        updates
+    }
+
+    /// A branch's new head; what its owner said of retention stays.
+    fn reference(&self, branch: &str, head: SnapshotId) -> SnapshotReference {
+        // The library shows references only in JSON.
+        let metadata = serde_json::to_value(self.table.metadata()).unwrap_or_default();
+        let known = metadata["refs"].get(branch).cloned();
+        let known = known.and_then(|known| serde_json::from_value::<SnapshotReference>(known).ok());
+        let retention = known.map_or(SnapshotRetention::branch(None, None, None), |known| known.retention);
+        SnapshotReference::new(head.0, retention)
+    }
+
+    /// The last part of an unfinished first read.
+    fn first_read(&self) -> Option<SnapshotId> {
+        self.table.metadata().snapshot_for_ref(FIRST_READ).map(|snapshot| SnapshotId(snapshot.snapshot_id()))
+    }
+
+    /// That the table is still where `self` is: both branches that make up a position, and the
+    /// columns that files were written by.
+    fn unmoved(&self) -> Vec<TableRequirement> {
+        let metadata = self.table.metadata();
+        let stays = |name: &str| TableRequirement::RefSnapshotIdMatch {
+            r#ref: name.to_owned(),
+            snapshot_id: metadata.snapshot_for_ref(name).map(|snapshot| snapshot.snapshot_id()),
+        };
+        vec![
+            TableRequirement::UuidMatch { uuid: metadata.uuid() },
+            TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
+            stays(MAIN_BRANCH),
+            stays(FIRST_READ),
+        ]
+    }
+
+    /// Makes an older snapshot the current one, and its position the table's. The snapshots after it
+    /// stay readable by id until they expire.
+    pub async fn roll_back(&mut self, to: SnapshotId) -> Result<()> {
+        if self.table.metadata().snapshot_by_id(to.0).is_none() {
+            return Err(self.no_snapshot(to));
+        }
+        let mut updates = vec![TableUpdate::SetSnapshotRef {
+            ref_name: MAIN_BRANCH.to_owned(),
+            reference: self.reference(MAIN_BRANCH, to),
+        }];
+        updates.push(match self.ancestors(to).find_map(|snapshot| watermark_of(snapshot)) {
+            Some(watermark) => mirror(&watermark),
+            None => TableUpdate::RemoveProperties { removals: vec![WATERMARK.to_owned()] },
+        });
+        self.table = self.catalog.commit(&self.table, self.unmoved(), updates).await?;
+        Ok(())
     }
 }
 
-/// The update that makes `to` the current snapshot if `from` still is.
-pub(super) fn moved_main(
-    table: &LakeTable,
-    from: SnapshotId,
-    to: SnapshotId,
-) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
-    let requirements = vec![
-        TableRequirement::UuidMatch { uuid: table.uuid() },
-        TableRequirement::RefSnapshotIdMatch { r#ref: MAIN_BRANCH.to_owned(), snapshot_id: Some(from.0) },
-    ];
-    let reference = SnapshotReference::new(to.0, SnapshotRetention::branch(None, None, None));
-    (requirements, vec![TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference }])
+/// Where a change goes.
+struct Place {
+    branch: &'static str,
+    parent: Option<SnapshotId>,
+    /// Rows with the same keys are hidden.
+    hides: bool,
+    /// All that is there is removed.
+    replaces: bool,
+    /// The branch of the first read goes.
+    ends_first_read: bool,
+}
+
+/// An idle pass: no rows, and the position stays.
+fn changes_nothing(change: &Change) -> bool {
+    change.files.is_empty()
+        && matches!(change.effect, Effect::Append | Effect::Upsert)
+        && change.from.as_ref() == Some(&change.to)
+}
+
+fn watermark_of(snapshot: &Snapshot) -> Option<Watermark> {
+    snapshot.summary().additional_properties.get(WATERMARK).map(Watermark::new)
+}
+
+fn mirror(watermark: &Watermark) -> TableUpdate {
+    let updates = HashMap::from([(WATERMARK.to_owned(), watermark.as_str().to_owned())]);
+    TableUpdate::SetProperties { updates }
+}
+
+fn moved(error: Error) -> Error {
+    Error::new(ErrorKind::Conflict, "another runner moved the table, nothing of this pass was committed")
+        .hint("run again: it goes on from where the other one stopped")
+        .because(error)
 }

@@ -7,7 +7,7 @@ use iceberg::spec::SnapshotRef;
 use super::storage::iceberg_error;
 use super::{LakeTable, SnapshotInfo, schema};
 use crate::delta::SnapshotId;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 impl LakeTable {
     /// All snapshots that readers can see or could, newest first. Parts of an unfinished first read
@@ -53,19 +53,6 @@ impl LakeTable {
     /// Whether `older` is `newer` or one of its ancestors.
     pub(super) fn is_ancestor(&self, older: SnapshotId, newer: SnapshotId) -> bool {
         self.ancestors(newer).any(|snapshot| snapshot.snapshot_id() == older.0)
-    }
-
-    /// Makes an older snapshot the current one. The snapshots after it stay readable by id.
-    pub async fn roll_back(&mut self, to: SnapshotId) -> Result<()> {
-        if self.table.metadata().snapshot_by_id(to.0).is_none() {
-            return Err(self.no_snapshot(to));
-        }
-        let Some(current) = self.current() else {
-            return Err(Error::new(ErrorKind::Config, "the table has no snapshot").with("table", &self.id));
-        };
-        let (requirements, updates) = super::commit::moved_main(self, current, to);
-        self.table = self.catalog.commit(&self.table, requirements, updates).await?;
-        Ok(())
     }
 }
 

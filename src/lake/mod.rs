@@ -32,6 +32,7 @@ mod position_deletes;
 mod probe;
 mod scan;
 mod schema;
+mod snapshot;
 mod storage;
 mod write;
 

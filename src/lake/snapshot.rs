@@ -1,0 +1,388 @@
+//! The metadata of one new snapshot: manifests, the manifest list, the summary.
+//!
+//! ```text
+//! parent's manifests ──(kept as they are, small ones merged now and then)──┐
+//! new files ─▶ one manifest a kind and spec ───────────────────────────────┼─▶ manifest list ─▶ snapshot
+//! removed files ─▶ their manifests once more, entries marked deleted ──────┘
+//! ```
+//!
+//! Nothing here is visible before the catalog is swapped; what was written for a snapshot that never
+//! came is in [`Draft::written`].
+
+use std::collections::{BTreeMap, HashMap};
+
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, ManifestContentType, ManifestEntryRef, ManifestFile,
+    ManifestListWriter, ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, Summary,
+};
+use iceberg::table::Table;
+use uuid::Uuid;
+
+use super::WrittenFile;
+use super::manifest;
+use super::storage::iceberg_error;
+use crate::delta::SnapshotId;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Manifests of one kind that a snapshot may have before its small ones are merged: a reader opens
+/// them all, and a merge costs as much as this many commits, once in so many.
+const MANIFESTS: usize = 100;
+/// A manifest of this size is not merged again.
+const MANIFEST_BYTES: i64 = 8 << 20;
+/// Entries of one manifest: a writer holds them in memory.
+const MANIFEST_ENTRIES: usize = 20_000;
+
+/// A snapshot under construction.
+pub(super) struct Draft<'a> {
+    table: &'a Table,
+    id: i64,
+    parent: Option<SnapshotId>,
+    sequence: i64,
+    manifests: Vec<ManifestFile>,
+    counts: Counts,
+    commit: Uuid,
+    /// The metadata files that were written for it.
+    pub(super) written: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    /// A snapshot whose content is that of `parent`, or nothing.
+    pub(super) async fn on(table: &'a Table, parent: Option<SnapshotId>) -> Result<Self> {
+        let metadata = table.metadata();
+        let id = loop {
+            let (high, low) = Uuid::new_v4().as_u64_pair();
+            let id = ((high ^ low) & i64::MAX as u64) as i64;
+            if id != 0 && metadata.snapshot_by_id(id).is_none() {
+                break id;
+            }
+        };
+        let mut manifests = Vec::new();
+        if let Some(snapshot) = parent.and_then(|parent| metadata.snapshot_by_id(parent.0)) {
+            manifests = manifest::manifests(table, snapshot).await?;
+            manifests.retain(|manifest| manifest.has_added_files() || manifest.has_existing_files());
+        }
+        Ok(Self {
+            table,
+            id,
+            parent,
+            sequence: metadata.next_sequence_number(),
+            manifests,
+            counts: Counts::default(),
+            commit: Uuid::new_v4(),
+            written: Vec::new(),
+        })
+    }
+
+    /// Adds new files.
+    pub(super) async fn add(&mut self, files: &[WrittenFile]) -> Result<()> {
+        let mut groups: BTreeMap<(bool, i32), Vec<&DataFile>> = BTreeMap::new();
+        for written in files {
+            let deletes = written.file.content_type() != DataContentType::Data;
+            groups.entry((deletes, written.spec_id)).or_default().push(&written.file);
+            self.counts.add(&written.file);
+        }
+        for ((deletes, spec), files) in groups {
+            let content = if deletes { ManifestContentType::Deletes } else { ManifestContentType::Data };
+            for files in files.chunks(MANIFEST_ENTRIES) {
+                let mut writer = self.writer(spec, content)?;
+                for file in files {
+                    // A negative number: inherited from the snapshot.
+                    writer.add_file((*file).clone(), -1).map_err(iceberg_error)?;
+                }
+                self.finish(writer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all files that are there. To be called before any is added.
+    pub(super) async fn remove_all(&mut self) -> Result<()> {
+        for old in std::mem::take(&mut self.manifests) {
+            let entries = self.load(&old).await?;
+            let mut writer = self.writer(old.partition_spec_id, old.content)?;
+            for entry in entries {
+                self.counts.remove(entry.data_file());
+                let sequence = sequence_of(&entry, &old);
+                writer
+                    .add_delete_file(rebuilt(&entry, &old)?, sequence, entry.file_sequence_number)
+                    .map_err(iceberg_error)?;
+            }
+            self.finish(writer).await?;
+        }
+        Ok(())
+    }
+
+    /// Merges small manifests when there are many, so that planning stays cheap however often a table
+    /// is written to.
+    async fn merge_small(&mut self) -> Result<()> {
+        for content in [ManifestContentType::Data, ManifestContentType::Deletes] {
+            let is_small = |manifest: &ManifestFile| {
+                manifest.content == content
+                    && manifest.manifest_length < MANIFEST_BYTES
+                    && manifest.added_snapshot_id != self.id
+            };
+            if self.manifests.iter().filter(|manifest| is_small(manifest)).count() <= MANIFESTS {
+                continue;
+            }
+            let (small, kept) = std::mem::take(&mut self.manifests).into_iter().partition(is_small);
+            self.manifests = kept;
+            let mut specs: BTreeMap<i32, Vec<ManifestFile>> = BTreeMap::new();
+            for manifest in small as Vec<ManifestFile> {
+                specs.entry(manifest.partition_spec_id).or_default().push(manifest);
+            }
+            for (spec, manifests) in specs {
+                self.merge(spec, content, manifests).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn merge(
+        &mut self,
+        spec: i32,
+        content: ManifestContentType,
+        manifests: Vec<ManifestFile>,
+    ) -> Result<()> {
+        let mut writer = self.writer(spec, content)?;
+        let (mut entries_in, mut bytes_in) = (0, 0);
+        for old in manifests {
+            let entries = self.load(&old).await?;
+            if entries_in > 0
+                && (entries_in + entries.len() > MANIFEST_ENTRIES
+                    || bytes_in + old.manifest_length > MANIFEST_BYTES)
+            {
+                let full = std::mem::replace(&mut writer, self.writer(spec, content)?);
+                self.finish(full).await?;
+                (entries_in, bytes_in) = (0, 0);
+            }
+            entries_in += entries.len();
+            bytes_in += old.manifest_length;
+            for entry in entries {
+                let added_by = entry.snapshot_id().unwrap_or(old.added_snapshot_id);
+                writer
+                    .add_existing_file(
+                        rebuilt(&entry, &old)?,
+                        added_by,
+                        sequence_of(&entry, &old),
+                        entry.file_sequence_number,
+                    )
+                    .map_err(iceberg_error)?;
+            }
+        }
+        self.finish(writer).await
+    }
+
+    async fn load(&self, manifest: &ManifestFile) -> Result<Vec<ManifestEntryRef>> {
+        let loaded = manifest.load_manifest(self.table.file_io()).await.map_err(iceberg_error)?;
+        let (entries, _) = loaded.into_parts();
+        Ok(entries.into_iter().filter(|entry| entry.is_alive()).collect())
+    }
+
+    fn writer(&mut self, spec: i32, content: ManifestContentType) -> Result<ManifestWriter> {
+        let metadata = self.table.metadata();
+        let number = self.written.len();
+        let location = format!("{}/metadata/{}-m{number}.avro", metadata.location(), self.commit);
+        let output = self.table.file_io().new_output(&location).map_err(iceberg_error)?;
+        self.written.push(location);
+        let spec = metadata.partition_spec_by_id(spec).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "a file was written by an unknown partition spec")
+                .with("spec", spec)
+        })?;
+        let builder = ManifestWriterBuilder::new(
+            output,
+            Some(self.id),
+            metadata.current_schema().clone(),
+            spec.as_ref().clone(),
+        );
+        Ok(match content {
+            ManifestContentType::Data => builder.build_v2_data(),
+            ManifestContentType::Deletes => builder.build_v2_deletes(),
+        })
+    }
+
+    async fn finish(&mut self, writer: ManifestWriter) -> Result<()> {
+        self.manifests.push(writer.write_manifest_file().await.map_err(iceberg_error)?);
+        Ok(())
+    }
+
+    /// Writes the manifest list and describes the snapshot. `summary` comes before what is counted.
+    pub(super) async fn build(&mut self, mut summary: HashMap<String, String>) -> Result<Snapshot> {
+        self.merge_small().await?;
+        let metadata = self.table.metadata();
+        let location = format!("{}/metadata/snap-{}-1-{}.avro", metadata.location(), self.id, self.commit);
+        let output = self.table.file_io().new_output(&location).map_err(iceberg_error)?;
+        self.written.push(location.clone());
+        let parent = self.parent.map(|parent| parent.0);
+        let writer = output.writer().await.map_err(iceberg_error)?;
+        let mut list = ManifestListWriter::v2(writer, self.id, parent, self.sequence);
+        list.add_manifests(std::mem::take(&mut self.manifests).into_iter()).map_err(iceberg_error)?;
+        list.close().await.map_err(iceberg_error)?;
+
+        let before = parent.and_then(|parent| metadata.snapshot_by_id(parent)).map(|parent| parent.summary());
+        let operation = self.counts.operation();
+        self.counts.describe(before, &mut summary);
+        // Clocks differ between machines; the history of a table goes forward.
+        let now = chrono::Utc::now().timestamp_millis().max(metadata.last_updated_ms() + 1);
+        Ok(Snapshot::builder()
+            .with_snapshot_id(self.id)
+            .with_parent_snapshot_id(parent)
+            .with_sequence_number(self.sequence)
+            .with_timestamp_ms(now)
+            .with_manifest_list(location)
+            .with_summary(Summary { operation, additional_properties: summary })
+            .with_schema_id(metadata.current_schema_id())
+            .build())
+    }
+}
+
+fn sequence_of(entry: &ManifestEntryRef, manifest: &ManifestFile) -> i64 {
+    entry.sequence_number().unwrap_or(manifest.sequence_number)
+}
+
+/// The file of an entry, to be written again: its own spec goes with it.
+fn rebuilt(entry: &ManifestEntryRef, manifest: &ManifestFile) -> Result<DataFile> {
+    let file = entry.data_file();
+    let mut builder = DataFileBuilder::default();
+    builder
+        .content(file.content_type())
+        .file_path(file.file_path().to_owned())
+        .file_format(file.file_format())
+        .partition(file.partition().clone())
+        .partition_spec_id(manifest.partition_spec_id)
+        .record_count(file.record_count())
+        .file_size_in_bytes(file.file_size_in_bytes())
+        .column_sizes(file.column_sizes().clone())
+        .value_counts(file.value_counts().clone())
+        .null_value_counts(file.null_value_counts().clone())
+        .nan_value_counts(file.nan_value_counts().clone())
+        .lower_bounds(file.lower_bounds().clone())
+        .upper_bounds(file.upper_bounds().clone())
+        .key_metadata(file.key_metadata().map(<[u8]>::to_vec))
+        .split_offsets(file.split_offsets().map(<[i64]>::to_vec))
+        .equality_ids(file.equality_ids())
+        .referenced_data_file(file.referenced_data_file())
+        .content_offset(file.content_offset())
+        .content_size_in_bytes(file.content_size_in_bytes());
+    if let Some(order) = file.sort_order_id() {
+        builder.sort_order_id(order);
+    }
+    builder
+        .build()
+        .map_err(|source| Error::new(ErrorKind::Internal, "a manifest entry lacks a field").because(source))
+}
+
+/// What a snapshot adds and removes, in the words of the specification.
+#[derive(Debug, Default)]
+struct Counts {
+    added: Side,
+    removed: Side,
+}
+
+#[derive(Debug, Default)]
+struct Side {
+    data_files: u64,
+    delete_files: u64,
+    records: u64,
+    bytes: u64,
+    position_deletes: u64,
+    equality_deletes: u64,
+}
+
+impl Side {
+    fn count(&mut self, file: &DataFile) {
+        self.bytes += file.file_size_in_bytes();
+        match file.content_type() {
+            DataContentType::Data => {
+                self.data_files += 1;
+                self.records += file.record_count();
+            }
+            DataContentType::PositionDeletes => {
+                self.delete_files += 1;
+                self.position_deletes += file.record_count();
+            }
+            DataContentType::EqualityDeletes => {
+                self.delete_files += 1;
+                self.equality_deletes += file.record_count();
+            }
+        }
+    }
+
+    fn files(&self) -> u64 {
+        self.data_files + self.delete_files
+    }
+}
+
+impl Counts {
+    fn add(&mut self, file: &DataFile) {
+        self.added.count(file);
+    }
+
+    fn remove(&mut self, file: &DataFile) {
+        self.removed.count(file);
+    }
+
+    fn operation(&self) -> Operation {
+        match (self.added.delete_files, self.removed.files(), self.added.files()) {
+            (0, 0, _) => Operation::Append,
+            (_, removed, 0) if removed > 0 => Operation::Delete,
+            _ => Operation::Overwrite,
+        }
+    }
+
+    /// Writes what changed and the totals after it. Where the parent does not know a total, nor do we.
+    fn describe(&self, before: Option<&Summary>, summary: &mut HashMap<String, String>) {
+        let (added, removed) = (&self.added, &self.removed);
+        let counted = [
+            (
+                "total-data-files",
+                "added-data-files",
+                added.data_files,
+                "deleted-data-files",
+                removed.data_files,
+            ),
+            (
+                "total-delete-files",
+                "added-delete-files",
+                added.delete_files,
+                "removed-delete-files",
+                removed.delete_files,
+            ),
+            ("total-records", "added-records", added.records, "deleted-records", removed.records),
+            ("total-files-size", "added-files-size", added.bytes, "removed-files-size", removed.bytes),
+            (
+                "total-position-deletes",
+                "added-position-deletes",
+                added.position_deletes,
+                "removed-position-deletes",
+                removed.position_deletes,
+            ),
+            (
+                "total-equality-deletes",
+                "added-equality-deletes",
+                added.equality_deletes,
+                "removed-equality-deletes",
+                removed.equality_deletes,
+            ),
+        ];
+        for (total, more, plus, less, minus) in counted {
+            if plus > 0 {
+                summary.insert(more.to_owned(), plus.to_string());
+            }
+            if minus > 0 {
+                summary.insert(less.to_owned(), minus.to_string());
+            }
+            let base = match before {
+                None => Some(0),
+                Some(before) => {
+                    before.additional_properties.get(total).and_then(|text| text.parse::<u64>().ok())
+                }
+            };
+            if let Some(base) = base {
+                summary.insert(total.to_owned(), (base + plus).saturating_sub(minus).to_string());
+            }
+        }
+        if added.position_deletes > 0 {
+            summary.insert("added-position-delete-files".to_owned(), added.delete_files.to_string());
+        }
+    }
+}
