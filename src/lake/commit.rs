@@ -15,7 +15,6 @@ use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention}
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::snapshot::Draft;
-use super::storage::iceberg_error;
 use super::write::discard;
 use super::{LakeTable, Position, WrittenFile, deletes};
 use crate::delta::{SnapshotId, Watermark};

@@ -5,6 +5,7 @@ mod faults;
 mod fixture;
 mod lake_catalog;
 mod postgres_target;
+mod lake_commit;
 mod servers;
 mod sync;
 mod tidy;

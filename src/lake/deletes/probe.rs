@@ -52,8 +52,12 @@ pub(super) async fn probe(
     keys: &Arc<KeySet>,
 ) -> Result<Vec<RoaringTreemap>> {
     let mut found = vec![RoaringTreemap::new(); candidates.len()];
-    let pieces = stream::iter(candidates.iter().enumerate())
+    let opened: Vec<_> = candidates
+        .iter()
+        .enumerate()
         .map(|(index, candidate)| pieces(stores, columns, index, candidate, keys))
+        .collect();
+    let pieces = stream::iter(opened)
         .buffer_unordered(FOOTERS_AT_ONCE)
         .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok::<_, Error>)))
         .try_flatten();
