@@ -146,7 +146,7 @@ pub(super) struct LakeArgs {
     /// The lake: a directory or a URL [default: ./lake]
     #[arg(long, value_name = "PLACE", env = "FRAZIL_LAKE")]
     pub lake: Option<String>,
-    /// The lake's catalog: `filesystem`, or a URL
+    /// The lake's catalog; this build has `filesystem`
     #[arg(long, value_name = "CATALOG", env = "FRAZIL_CATALOG")]
     pub catalog: Option<String>,
     /// An option of the lake's store: `s3.endpoint=http://…`

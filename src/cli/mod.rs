@@ -12,6 +12,7 @@ mod inspect;
 mod output;
 mod plan;
 mod progress;
+mod query;
 mod redact;
 mod run;
 mod setup;
@@ -65,12 +66,12 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Status(args) => status::status(&global, &args).await,
         Command::State(StateCommand::Show(args)) => status::state(&global, &args).await,
         Command::Snapshots(args) => status::snapshots(&global, &args).await,
+        Command::Query(args) => query::query(&global, &args).await,
         Command::History(args) => history::history(&global, &args),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&crate::config::schema()).expect("a schema is JSON");
             output::line(schema).map(|()| Exit::Done)
         }
-        _ => Err(Error::new(ErrorKind::Unsupported, "not built yet")),
     }
 }
 
@@ -157,7 +158,8 @@ pub fn help() -> String {
             }
         }
     }
-    let mut command = Cli::definition();
+    // As wide as it is on any terminal: the page must not depend on where it is written.
+    let mut command = Cli::definition().term_width(100);
     command.build();
     let mut pages = String::new();
     write(&mut command, "", &mut pages);

@@ -67,11 +67,11 @@ pub(super) fn line(text: impl fmt::Display) -> Result<()> {
     }
 }
 
-/// Prints one JSON object on one line to stdout.
+/// Prints one JSON object on one line to stdout: reports, never rows.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(value)
         .map_err(|source| Error::new(ErrorKind::Internal, "cannot write a report").because(source))?;
-    line(text)
+    line(redact(&text))
 }
 
 /// Says something on stderr, above the progress bars.
@@ -112,7 +112,10 @@ pub(super) fn report(report: &StreamReport, width: usize) -> Result<()> {
         parts.push(loaded(load));
     }
     if parts.is_empty() {
-        parts.push(format!("{:.2} s", report.seconds));
+        parts.push(match report.verdict {
+            Verdict::Failed | Verdict::Conflict => format!("after {:.2} s", report.seconds),
+            Verdict::Done | Verdict::NothingToDo => format!("{:.2} s", report.seconds),
+        });
     }
     line(format!("{verdict:<9}  {:<width$}  {}", report.stream, parts.join("; ")))?;
     if let (Some(extract), true) = (&report.extract, report.verdict != Verdict::NothingToDo) {

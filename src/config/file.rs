@@ -51,7 +51,7 @@ pub struct ConnectionEntry {
 pub struct LakeEntry {
     /// A directory (relative to this file) or a URL: `./lake`, `s3://bucket/prefix`.
     pub warehouse: String,
-    /// Who knows where each table's metadata is: `filesystem`, or a catalog's URL.
+    /// Who knows where each table's metadata is. This build has `filesystem`: the store itself.
     #[serde(default = "filesystem")]
     #[schemars(with = "String")]
     pub catalog: Secret,

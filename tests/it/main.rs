@@ -1,5 +1,6 @@
 //! One integration binary: one link, and one place for fixtures.
 
+mod cli;
 mod docs;
 mod faults;
 mod fixture;
