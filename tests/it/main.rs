@@ -9,4 +9,5 @@ mod postgres_target;
 mod lake_commit;
 mod servers;
 mod sync;
+mod sqlite;
 mod tidy;

@@ -20,6 +20,7 @@ mod source;
 mod target;
 mod types;
 mod value;
+mod window;
 mod write;
 
 use super::Connector;
