@@ -8,6 +8,6 @@ mod lake_catalog;
 mod postgres_target;
 mod lake_commit;
 mod servers;
-mod sync;
 mod sqlite;
+mod sync;
 mod tidy;

@@ -208,7 +208,8 @@ async fn a_wrong_name_is_met_with_the_right_one() {
           hint: did you mean `modified_at`?
         config: a column declared `INTEGER` holds no timestamps (table: main.orders, column: id)
           hint: say what it holds: `values: {types: {id: timestamp}}`, or `unix_seconds`, `unix_milliseconds`; or use `change: id` for a number that only grows
-        internal: sqlite was used in a wrong way (file: DIR/shop.db, connection: shop)"#]].assert_eq(&text.replace(&path, "DIR"));
+        config: sqlite: no such column: total (file: DIR/shop.db, connection: shop)
+          hint: check the names and conditions in the configuration"#]].assert_eq(&text.replace(&path, "DIR"));
 }
 
 const TYPES: &str = "CREATE TABLE types (

@@ -106,13 +106,18 @@ fn check(database: Database) -> rusqlite::Result<Database> {
 }
 
 fn translate(error: rusqlite::Error) -> Error {
+    // A statement that SQLite does not understand has a name or a condition of the user's in it.
+    if let rusqlite::Error::SqlInputError { msg, .. } = &error {
+        return Error::new(ErrorKind::Config, format!("sqlite: {msg}"))
+            .hint("check the names and conditions in the configuration")
+            .because(error);
+    }
     let Some(code) = error.sqlite_error().copied() else {
         return Error::new(ErrorKind::Internal, "sqlite was used in a wrong way").because(error);
     };
     // SQLite's messages name tables and columns, never values.
     let message = match &error {
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
     };
     let (kind, hint) = match code.code {
