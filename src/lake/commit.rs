@@ -252,7 +252,7 @@ impl LakeTable {
 
     /// That the table is still where `self` is: both branches that make up a position, and the
     /// columns that files were written by.
-    fn unmoved(&self) -> Vec<TableRequirement> {
+    pub(super) fn unmoved(&self) -> Vec<TableRequirement> {
         let metadata = self.table.metadata();
         let stays = |name: &str| TableRequirement::RefSnapshotIdMatch {
             r#ref: name.to_owned(),

@@ -19,6 +19,7 @@ mod data_file;
 #[allow(dead_code)] // until commit calls it
 mod deletes;
 mod delta;
+mod evolve;
 mod field_ids;
 mod file_diff;
 mod file_statistics;
@@ -279,13 +280,6 @@ impl LakeTable {
     pub fn schema(&self) -> Result<SchemaRef> {
         let metadata = self.table.metadata();
         Ok(schema::to_arrow(metadata.current_schema(), metadata.properties()))
-    }
-
-    /// Makes the table fit rows of `schema`: adds, widens and renames columns. Says what it did, in
-    /// sentences. [`Schema`](ErrorKind::Schema) when a change would lose something.
-    pub async fn evolve(&mut self, schema: &SchemaRef) -> Result<Vec<String>> {
-        let _ = schema;
-        Err(Error::new(ErrorKind::Unsupported, "not built yet"))
     }
 
     /// Looks again at the catalog.
