@@ -179,6 +179,11 @@ pub fn reshape(
     for there in present {
         let unfilled = there.not_null && !there.defaulted && !there.generated;
         if unfilled && !wanted.iter().any(|column| column.name == there.name) {
+            if ours && dialect.alters_columns {
+                // The source dropped it: old rows keep what they have, new ones have nothing.
+                statements.push(format!("{alter} ALTER COLUMN {} DROP NOT NULL", dialect.ident(&there.name)));
+                continue;
+            }
             misfits.push(format!("column `{}` needs a value and the stream has none for it", there.name));
             if dialect.alters_columns {
                 remedies.push(format!("{alter} ALTER COLUMN {} DROP NOT NULL", dialect.ident(&there.name)));
@@ -282,11 +287,12 @@ mod tests {
         check(
             true,
             "id bigint !\nname text\nnew text !",
-            "id int !\nname text !",
+            "id int !\nname text !\nold text !",
             expect![[r#"
                 ALTER TABLE "s"."T" ALTER COLUMN "id" TYPE bigint
                 ALTER TABLE "s"."T" ALTER COLUMN "name" DROP NOT NULL
-                ALTER TABLE "s"."T" ADD COLUMN "new" text"#]],
+                ALTER TABLE "s"."T" ADD COLUMN "new" text
+                ALTER TABLE "s"."T" ALTER COLUMN "old" DROP NOT NULL"#]],
         );
     }
 

@@ -9,7 +9,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use expect_test::{Expect, expect};
 use frazil::connection::Connection;
 use frazil::delta::SnapshotId;
-use frazil::table::{OP_COLUMN, SOURCE_TYPE, TableId};
+use frazil::table::{OP_COLUMN, SOURCE_COLUMN_ID, SOURCE_TYPE, TableId};
 use frazil::target::{Applied, Deletes, Merge, MergeStats, Strategy, Target, TargetTable};
 use frazil::{Error, ErrorKind, Result, connectors};
 use futures::StreamExt;
@@ -137,8 +137,8 @@ async fn rows_are_inserted_updated_and_deleted_by_key() {
     assert_eq!(target.applied("shop.people", &table.id).await.unwrap(), Some(shows(2)));
     check(
         &db,
-        "select stream, target_table, lake_table, snapshot_id, rows from frazil_applied",
-        expect!["shop.people | people | 00000000-0000-0000-0000-000000000007 | 2 | 4"],
+        "select stream, target_table, lake_table, snapshot_id, rows, columns from frazil_applied",
+        expect!["shop.people | people | 00000000-0000-0000-0000-000000000007 | 2 | 4 | {}"],
     )
     .await;
     assert_eq!(target.plan(&table).await.unwrap(), Vec::<String>::new());
@@ -811,4 +811,135 @@ async fn values_that_do_not_fit_are_refused_without_being_shown() {
         timestamp without time zone: data: a time has a fraction finer than the microseconds of postgres (column: v, table: public.t5, connection: dwh)
         timestamp without time zone: data: a value is out of the range of the target's column (column: v, table: public.t6, connection: dwh)
     "#]].assert_eq(&text);
+}
+
+/// Added anew, the column would be NULL in every row that has not changed since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_renamed_at_the_source_is_renamed() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let db = pg.database("rename").await;
+    let target = open(&db.url());
+    let with_ids = |names: [&str; 2]| {
+        let field = |number: usize, arrow, nullable| {
+            let id = [(SOURCE_COLUMN_ID.to_owned(), (number + 1).to_string())];
+            Field::new(names[number], arrow, nullable).with_metadata(id.into())
+        };
+        TargetTable {
+            schema: Schema::new(vec![field(0, DataType::Int64, false), field(1, DataType::Utf8, true)])
+                .into(),
+            key: vec![names[0].into()],
+            ..people(Deletes::Hard)
+        }
+    };
+    let batch = |table: &TargetTable, text: &str| {
+        let batch = rows(text);
+        with_ops(table, batch.columns()[..2].to_vec(), batch.column(2).as_primitive::<Int8Type>().clone())
+    };
+    let old = with_ids(["id", "name"]);
+    target.prepare(&old).await.unwrap();
+    let first = batch(&old, "u 1 ann\nu 2 bob");
+    target.apply(merge(&old, None, 1, Strategy::Merge, vec![Ok(first)])).await.unwrap();
+
+    let new = with_ids(["person", "full name"]);
+    expect![[r#"
+        ALTER TABLE "public"."people" RENAME COLUMN "id" TO "person"
+        ALTER TABLE "public"."people" RENAME COLUMN "name" TO "full name""#]]
+    .assert_eq(&target.plan(&new).await.unwrap().join("\n"));
+    target.prepare(&new).await.unwrap();
+    let second = batch(&new, "u 2 bobby");
+    target.apply(merge(&new, Some(1), 2, Strategy::Merge, vec![Ok(second)])).await.unwrap();
+    check(
+        &db,
+        "select person, \"full name\" from people order by 1",
+        expect![[r#"
+            1 | ann
+            2 | bobby"#]],
+    )
+    .await;
+    assert_eq!(target.plan(&new).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_null_is_refused() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let db = pg.database("nullkey").await;
+    db.run("create table people (id bigint unique, name text); insert into people values (1, 'ann')").await;
+    let target = open(&db.url());
+    let table = TargetTable {
+        schema: Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("name", DataType::Utf8, true),
+        ])
+        .into(),
+        ..people(Deletes::Hard)
+    };
+    target.prepare(&table).await.unwrap();
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(Int64Array::from(vec![None])), Arc::new(StringArray::from(vec!["x"]))];
+    let batch = with_ops(&table, columns, vec![0].into());
+    let error = target.apply(merge(&table, None, 1, Strategy::Merge, vec![Ok(batch)])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data, "{error:?}");
+    check(&db, PEOPLE, expect!["1 | ann"]).await;
+}
+
+/// The answer to COMMIT gets lost. What counts is what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_an_answer_is_looked_up() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let db = pg.database("commit").await;
+    let proxy = fixture::Proxy::tcp(pg.port());
+    let target = open(&db.url_through(proxy.port()));
+    let table = people(Deletes::Hard);
+    load(&*target, &table, 1, Strategy::Merge, "u 1 ann").await.unwrap();
+    // Commits take a while from now on.
+    db.run(
+        "create function linger() returns trigger language plpgsql as
+             'begin perform pg_sleep(1); return null; end';
+         create constraint trigger linger after insert on people deferrable initially deferred
+             for each row execute function linger()",
+    )
+    .await;
+    let loading = tokio::spawn({
+        let (target, table) = (target.clone(), table.clone());
+        async move { load(&*target, &table, 2, Strategy::Merge, "u 2 bob").await }
+    });
+    let commits = "select count(*) from pg_stat_activity
+                   where datname = current_database() and state = 'active' and query = 'COMMIT'";
+    while db.text(commits).await == "0" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    proxy.cut_after(0);
+    while db.text(commits).await != "0" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    proxy.heal();
+    let stats = loading.await.unwrap().unwrap();
+    assert_eq!(shown(stats), (1, 1, 0));
+    check(
+        &db,
+        PEOPLE,
+        expect![[r#"
+            1 | ann
+            2 | bob"#]],
+    )
+    .await;
+    assert_eq!(target.applied("shop.people", &table.id).await.unwrap(), Some(shows(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_the_table_is_named() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let db = pg.database("held").await;
+    let target = open(&db.url());
+    let table = people(Deletes::Hard);
+    load(&*target, &table, 1, Strategy::Merge, "u 1 ann").await.unwrap();
+    let holder = db.client().await;
+    holder
+        .batch_execute("set application_name = 'somebody'; begin; update frazil_applied set rows = rows")
+        .await
+        .unwrap();
+    let error = load(&*target, &table, 2, Strategy::Merge, "u 2 bob").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(format!("{error}").contains("(somebody), open since"), "{error}");
 }

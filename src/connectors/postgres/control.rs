@@ -3,6 +3,9 @@
 //! A load takes its row first of all, by moving it from the snapshot expected to the one to come. So
 //! two runners never both load: the second waits a moment for the row, and then finds it moved.
 
+use std::collections::BTreeMap;
+
+use arrow::datatypes::Schema;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -10,7 +13,7 @@ use super::error::translate;
 use crate::connectors::sql::POSTGRES;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::TableId;
+use crate::table::{SOURCE_COLUMN_ID, TableId};
 use crate::target::Applied;
 
 /// Its name, in the schema of the tables that it is about.
@@ -30,23 +33,39 @@ pub(super) fn create(table: &TableId) -> String {
         "CREATE TABLE {} (\n  stream text NOT NULL,\n  target_table text NOT NULL,\n  \
          lake_table uuid NOT NULL,\n  snapshot_id bigint NOT NULL,\n  \
          applied_at timestamp with time zone NOT NULL,\n  rows bigint NOT NULL,\n  \
+         columns text NOT NULL,\n  \
          PRIMARY KEY (stream, target_table)\n)",
         POSTGRES.table(&beside(table))
     )
 }
 
-/// Whether any stream ever loaded the table: then we made it, or were given it.
-pub(super) async fn is_ours(client: &Client, table: &TableId) -> Result<bool> {
-    let row = client
-        .query_one(
-            &format!(
-                "SELECT EXISTS (SELECT FROM {} WHERE target_table = $1)",
-                POSTGRES.table(&beside(table))
-            ),
+/// What earlier loads say of a table.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Whether any stream ever loaded it: then we made it, or were given it.
+    pub(super) ours: bool,
+    /// The names under which columns were loaded, by the id that the source knows them by.
+    pub(super) columns: BTreeMap<String, String>,
+}
+
+/// What earlier loads say of a table whose control table exists.
+pub(super) async fn history(client: &Client, table: &TableId) -> Result<History> {
+    let rows = client
+        .query(
+            &format!("SELECT columns FROM {} WHERE target_table = $1", POSTGRES.table(&beside(table))),
             &[&table.name],
         )
         .await?;
-    Ok(row.get(0))
+    let mut history = History { ours: !rows.is_empty(), columns: BTreeMap::new() };
+    for row in &rows {
+        let columns: BTreeMap<String, String> = serde_json::from_str(row.get(0)).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "the control row's `columns` cannot be read")
+                .with("table", table)
+                .because(error)
+        })?;
+        history.columns.extend(columns);
+    }
+    Ok(history)
 }
 
 /// What the table shows. `None` too when there is no control table yet.
@@ -93,8 +112,8 @@ pub(super) async fn claim(
             client
                 .execute(
                     &format!(
-                    "INSERT INTO {control} (stream, target_table, lake_table, snapshot_id, applied_at, rows)
-                         VALUES ($1, $2, $3::text::uuid, $4, now(), 0) ON CONFLICT DO NOTHING"
+                    "INSERT INTO {control} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns)
+                         VALUES ($1, $2, $3::text::uuid, $4, now(), 0, '{{}}') ON CONFLICT DO NOTHING"
                 ),
                     &[&stream, &table.name, &lake_table, &snapshot],
                 )
@@ -125,27 +144,62 @@ pub(super) async fn claim(
         Ok(_) => Err(Error::new(ErrorKind::Conflict, "another runner has moved this table in the meantime")
             .with("table", table)
             .hint("nothing of this run was loaded; the next one goes on from there")),
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(Error::new(
-            ErrorKind::Conflict,
-            "another runner is loading this table",
-        )
-        .with("table", table)
-        .hint("wait for it, or look for an open transaction of application `frazil` in pg_stat_activity")),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(Error::new(ErrorKind::Conflict, "another runner is loading this table")
+                .with("table", table)
+                .with("sqlstate", SqlState::LOCK_NOT_AVAILABLE.code())
+                .hint("wait for it; nothing of this run was loaded"))
+        }
         Err(error) => Err(translate(&error)),
     }
 }
 
 /// Adds to the control row what the load did, at its end.
-pub(super) async fn note(client: &Client, stream: &str, table: &TableId, rows: u64) -> Result<()> {
+pub(super) async fn note(
+    client: &Client,
+    stream: &str,
+    table: &TableId,
+    rows: u64,
+    schema: &Schema,
+) -> Result<()> {
+    let columns: BTreeMap<_, _> = schema
+        .fields()
+        .iter()
+        .filter_map(|field| Some((field.metadata().get(SOURCE_COLUMN_ID)?.as_str(), field.name().as_str())))
+        .collect();
+    let columns = serde_json::to_string(&columns).expect("names are text");
     client
         .execute(
             &format!(
-                "UPDATE {} SET rows = $3, applied_at = clock_timestamp()
+                "UPDATE {} SET rows = $3, columns = $4, applied_at = clock_timestamp()
                  WHERE stream = $1 AND target_table = $2",
                 POSTGRES.table(&beside(table))
             ),
-            &[&stream, &table.name, &i64::try_from(rows).unwrap_or(i64::MAX)],
+            &[&stream, &table.name, &i64::try_from(rows).unwrap_or(i64::MAX), &columns],
         )
         .await?;
     Ok(())
+}
+
+/// Adds to an error about a lock who holds it, as far as we may see.
+pub(super) async fn name_holder(client: &Client, table: &TableId, error: Error) -> Error {
+    let lock = SqlState::LOCK_NOT_AVAILABLE.code();
+    if !error.context().iter().any(|(key, value)| *key == "sqlstate" && value == lock) {
+        return error;
+    }
+    let holder = client
+        .query_opt(
+            "SELECT format('process %s%s, open since %s', l.pid,
+                           ' (' || nullif(a.application_name, '') || ')', a.xact_start::timestamptz(0))
+             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+             WHERE l.granted AND l.pid <> pg_backend_pid()
+               AND l.relation IN (to_regclass($1), to_regclass($2))
+             ORDER BY a.xact_start LIMIT 1",
+            &[&POSTGRES.table(table), &POSTGRES.table(&beside(table))],
+        )
+        .await;
+    match holder {
+        Ok(Some(row)) => error.with("held by", row.get::<_, String>(0)),
+        _ => error,
+    }
 }

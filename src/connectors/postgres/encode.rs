@@ -176,6 +176,8 @@ pub(super) struct Output {
     pub(super) name: String,
     /// How its cells are written.
     pub(super) wire: Wire,
+    /// Whether it belongs to the key. A NULL there would equal no row, and be doubled.
+    pub(super) key: bool,
 }
 
 /// What becomes of the `_op` column.
@@ -204,6 +206,14 @@ impl<'a> Rows<'a> {
         let cells = outputs
             .iter()
             .map(|output| {
+                if output.key && batch.column(output.index).logical_null_count() > 0 {
+                    return Err(Error::new(
+                        ErrorKind::Data,
+                        "a key is NULL, so its row cannot be told apart",
+                    )
+                    .with("column", &output.name)
+                    .hint("choose key columns that are never NULL, or use `mode: append`"));
+                }
                 Cells::new(batch.column(output.index), &output.wire)
                     .map_err(|error| error.with("column", &output.name))
             })

@@ -28,6 +28,9 @@ use crate::target::{Merge, MergeStats, Strategy};
 /// pays to read the table once. Measured: see `benches/README.md`.
 const LOOKUP_BELOW: u64 = 5;
 
+/// How long to wait for a lock on the table that somebody else holds.
+const PATIENCE: &str = "60s";
+
 /// Building an index sorts in memory up to this size; the server's default is made for old machines.
 const INDEX_MEMORY: &str = "256MB";
 
@@ -36,13 +39,15 @@ const ANALYZE_FROM: u64 = 1_000;
 
 /// Runs the transaction up to, and without, its commit.
 pub(super) async fn run(client: &Client, id: &TableId, merge: Merge) -> Result<MergeStats> {
-    client
-        .batch_execute(
-            "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
-        )
-        .await?;
+    if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
+        return Err(Error::new(ErrorKind::Config, "a merge needs a key")
+            .with("table", id)
+            .hint("set `primary_key`, or use `mode: append`"));
+    }
+    // Whatever the server's default is: a claim that has to wait must see what the other runner did.
+    client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
     control::claim(client, &merge.stream, id, merge.from, merge.to).await?;
-    client.batch_execute("SET LOCAL lock_timeout = '60s'").await?;
+    client.batch_execute(&format!("SET LOCAL lock_timeout = '{PATIENCE}'")).await?;
 
     let relation = catalog::relation(client, id).await?.ok_or_else(|| {
         Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
@@ -50,12 +55,12 @@ pub(super) async fn run(client: &Client, id: &TableId, merge: Merge) -> Result<M
     let (outputs, statements) = columns(id, &merge, &relation)?;
     let key_is_there = merge.table.key.is_empty() || relation.is_unique_by(&merge.table.key);
     let fresh = is_empty(client, id).await?;
-    let stream = merge.stream.clone();
+    let (stream, schema) = (merge.stream.clone(), merge.table.schema.clone());
     let load = Load { client, id, merge, relation, outputs, statements };
     let stats = if fresh { load.fill(key_is_there).await? } else { load.change().await? };
 
     faults::point(faults::IN_LOAD_TRANSACTION)?;
-    control::note(client, &stream, id, stats.staged).await?;
+    control::note(client, &stream, id, stats.staged, &schema).await?;
     Ok(stats)
 }
 
@@ -113,11 +118,6 @@ impl Load<'_> {
                 };
             }
             Strategy::Merge => {
-                if self.merge.table.key.is_empty() {
-                    return Err(Error::new(ErrorKind::Config, "a merge needs a key")
-                        .with("table", self.id)
-                        .hint("set `primary_key`, or use `mode: append`"));
-                }
                 stats.staged = self.stage().await?;
                 self.lead_planner(stats.staged).await?;
                 if let Some(delete) = self.statements.delete() {
@@ -251,6 +251,7 @@ fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Outp
             index: *index,
             name: column.name.clone(),
             wire: column.carried.wire.clone(),
+            key: column.key,
         })
         .collect();
     let statements = Statements {

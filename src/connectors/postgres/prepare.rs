@@ -3,11 +3,12 @@
 use tokio_postgres::Client;
 
 use super::catalog::{self, Relation, quoted};
+use super::control::{self, History};
 use super::statements::DELETED_AT;
-use super::{control, encode, shape};
+use super::{encode, shape};
 use crate::connectors::sql::{self, POSTGRES, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::TableId;
+use crate::table::{SOURCE_COLUMN_ID, TableId};
 use crate::target::{Deletes, TargetTable};
 
 /// What stands between the target as it is and as it should be.
@@ -45,15 +46,16 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
     if !has_control {
         preparation.now.push(control::create(id));
     }
-    let Some(relation) = catalog::relation(client, id).await? else {
+    let Some(mut relation) = catalog::relation(client, id).await? else {
         preparation.now.push(sql::create_table(&POSTGRES, id, &wanted, &[]));
         preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.key));
         return Ok(preparation);
     };
     writable(id, &relation)?;
-    let ours = has_control && control::is_ours(client, id).await?;
+    let history = if has_control { control::history(client, id).await? } else { History::default() };
+    preparation.now.extend(renames(id, table, &history, &mut relation));
     let present: Vec<_> = relation.columns.iter().map(catalog::Column::present).collect();
-    preparation.now.extend(sql::reshape(&POSTGRES, id, &wanted, &present, ours, shape::fits)?);
+    preparation.now.extend(sql::reshape(&POSTGRES, id, &wanted, &present, history.ours, shape::fits)?);
     check_identities(id, table, &relation)?;
 
     if !table.key.is_empty() && !relation.is_unique_by(&table.key) {
@@ -61,7 +63,7 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
         let statement = key_statement(id, &table.key, &relation);
         if empty {
             preparation.with_first_load = Some(statement);
-        } else if ours {
+        } else if history.ours {
             preparation.now.push(statement);
         } else {
             return Err(Error::new(
@@ -157,6 +159,32 @@ async fn create_schema(client: &Client, id: &TableId) -> Result<String> {
     Err(Error::new(ErrorKind::Permission, "the schema does not exist, and this user may not create it")
         .with("table", id)
         .hint(format!("run `{statement}` and grant CREATE on it")))
+}
+
+/// A column that the source renamed is renamed here too: added anew, it would be NULL in all rows that
+/// have not changed since. Told by the source's own column ids, which the last load noted.
+fn renames(id: &TableId, table: &TargetTable, history: &History, relation: &mut Relation) -> Vec<String> {
+    let mut statements = Vec::new();
+    for field in table.schema.fields() {
+        let old = field.metadata().get(SOURCE_COLUMN_ID).and_then(|id| history.columns.get(id));
+        let Some(old) = old.filter(|old| *old != field.name()) else { continue };
+        let free = relation.column(field.name()).is_none() && table.schema.column_with_name(old).is_none();
+        let Some(column) = relation.columns.iter_mut().find(|column| free && column.name == *old) else {
+            continue;
+        };
+        statements.push(format!(
+            "ALTER TABLE {} RENAME COLUMN {} TO {}",
+            quoted(id),
+            POSTGRES.ident(old),
+            POSTGRES.ident(field.name())
+        ));
+        column.name.clone_from(field.name());
+        for name in relation.unique.iter_mut().flatten().filter(|name| *name == old) {
+            name.clone_from(field.name());
+        }
+        relation.unique.iter_mut().for_each(|key| key.sort());
+    }
+    statements
 }
 
 /// Whether there is no row.

@@ -2,6 +2,7 @@
 //! what to do when nobody knows whether a commit arrived.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -9,11 +10,15 @@ use super::connect::{Session, connect};
 use super::error::translate;
 use super::{catalog, control, load, prepare};
 use crate::connection::Connection;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
 use crate::table::TableId;
 use crate::target::{Applied, Merge, MergeStats, Target, TargetTable};
+
+/// Pauses before each try to learn what became of a commit.
+const RECONNECT_AFTER: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 /// A target that connects when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Target>> {
@@ -33,6 +38,18 @@ impl Postgres {
             Some(session) => Ok(session),
             None => connect(&self.connection).await,
         }
+    }
+
+    /// A server that went away in the middle of a commit may need a moment to come back.
+    async fn reconnect(&self) -> Result<Session> {
+        for pause in RECONNECT_AFTER {
+            tokio::time::sleep(pause).await;
+            match connect(&self.connection).await {
+                Err(error) if error.kind() == ErrorKind::Transient => {}
+                outcome => return outcome,
+            }
+        }
+        connect(&self.connection).await
     }
 
     /// Only after success: a session that failed ends, and with it whatever it left open.
@@ -74,13 +91,14 @@ impl Target for Postgres {
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
         let session = self.session().await?;
         let id = catalog::locate(&session, &merge.table.id).await?;
+        notice_the_end(&session).await;
         let (stream, to) = (merge.stream.clone(), merge.to);
         let stats = match load::run(&session, &id, merge).await {
             Ok(stats) => stats,
             Err(error) => {
                 // Locks go at once; a session that cannot even do that is dropped and goes by itself.
                 session.batch_execute("ROLLBACK").await.ok();
-                return Err(self.name(error));
+                return Err(self.name(control::name_holder(&session, &id, error).await));
             }
         };
         match session.batch_execute("COMMIT").await {
@@ -90,7 +108,7 @@ impl Target for Postgres {
             // Nobody said anything: what counts is what is there.
             Err(lost) => {
                 drop(session);
-                let session = connect(&self.connection).await?;
+                let session = self.reconnect().await?;
                 if control::applied(&session, &stream, &id).await? != Some(to) {
                     return Err(self.name(translate(&lost)));
                 }
@@ -107,5 +125,14 @@ impl Target for Postgres {
         let findings = super::preflight::run(&session, &id, table).await.map_err(|error| self.name(error))?;
         self.give_back(session);
         Ok(findings)
+    }
+}
+
+/// Asks the server to look every now and then, in the middle of a statement, whether we are still
+/// there: then the locks of a runner that was killed are gone by the next run. Servers before version
+/// 14, and on some systems all, cannot, and notice at the statement's end.
+async fn notice_the_end(session: &Session) {
+    if session.server().version >= 140_000 {
+        session.batch_execute("SET client_connection_check_interval = '2s'").await.ok();
     }
 }
