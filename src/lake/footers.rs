@@ -56,14 +56,42 @@ pub(super) fn reader(stores: &Stores, path: &str, size: u64) -> Result<ParquetOb
 
 /// Tells a store that failed from a file that is damaged.
 pub(super) fn parquet_error(path: &str, source: ParquetError) -> Error {
-    let source = match source {
-        ParquetError::External(source) => match source.downcast::<object_store::Error>() {
-            Ok(source) => return store_error("read a data file", path, *source),
-            Err(source) => ParquetError::External(source),
+    store_failure(source).map_or_else(
+        |source| {
+            Error::new(ErrorKind::Corrupt, "cannot read a data file: it is damaged")
+                .with("file", path)
+                .because(source)
         },
-        other => other,
+        |source| store_error("read a data file", path, source),
+    )
+}
+
+/// The same while a file is written, where only the store can fail for reasons that are not ours.
+pub(super) fn parquet_write_error(path: &str, source: ParquetError) -> Error {
+    store_failure(source).map_or_else(
+        |source| {
+            Error::new(ErrorKind::Internal, "rows cannot be encoded as Parquet")
+                .with("file", path)
+                .because(source)
+        },
+        |source| store_error("write a data file", path, source),
+    )
+}
+
+/// The store's error, which readers wrap once and buffered writers twice.
+fn store_failure(source: ParquetError) -> Result<object_store::Error, ParquetError> {
+    let ParquetError::External(source) = source else { return Err(source) };
+    let source = match source.downcast::<object_store::Error>() {
+        Ok(source) => return Ok(*source),
+        Err(source) => source,
     };
-    Error::new(ErrorKind::Corrupt, "a data file cannot be read").with("file", path).because(source)
+    match source.downcast::<std::io::Error>() {
+        Ok(source) => Ok(match source.downcast::<object_store::Error>() {
+            Ok(source) => source,
+            Err(source) => object_store::Error::Generic { store: "file", source: Box::new(source) },
+        }),
+        Err(source) => Err(ParquetError::External(source)),
+    }
 }
 
 /// Least recently used footers go first.

@@ -20,6 +20,7 @@ use parquet::file::statistics::Statistics;
 use roaring::RoaringTreemap;
 
 use super::Stores;
+use super::footers::parquet_error;
 use super::manifest::LiveFile;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -98,11 +99,7 @@ async fn read_file(
     file: &LiveFile,
     wanted: Option<&BTreeSet<&str>>,
 ) -> Result<HashMap<String, RoaringTreemap>> {
-    let damaged = |error: parquet::errors::ParquetError| {
-        Error::new(ErrorKind::Corrupt, "a delete file cannot be read")
-            .with("file", file.path())
-            .because(error)
-    };
+    let damaged = |error| parquet_error(file.path(), error);
     let (store, path) = stores.resolve(file.path())?;
     let reader = ParquetObjectReader::new(store, path).with_file_size(file.file.file_size_in_bytes());
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(damaged)?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Float64Array, Int32Array,
+    ArrayRef, AsArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Float64Array, Int32Array,
     Int64Array, RecordBatch, StringArray,
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};

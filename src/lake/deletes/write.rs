@@ -23,7 +23,7 @@ use roaring::RoaringTreemap;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::footers::parquet_error;
+use crate::lake::footers::parquet_write_error;
 use crate::lake::{LakeTable, WrittenFile};
 
 /// Rows of a delete file that are encoded at once: with a path of 200 bytes each, 13 MB.
@@ -55,7 +55,7 @@ pub(super) async fn write(table: &LakeTable, doomed: Vec<Doomed>) -> Result<Vec<
 async fn write_one(table: &LakeTable, spec_id: i32, partition: Struct, rows: &[Doomed]) -> Result<DataFile> {
     let location = format!("{}/data/{}-deletes.parquet", table.location(), Uuid::new_v4());
     let (store, place) = table.stores.resolve(&location)?;
-    let error = |source| parquet_error(&location, source);
+    let error = |source| parquet_write_error(&location, source);
     let schema = schema();
     let sink = ParquetObjectWriter::new(store, place);
     let mut writer = AsyncArrowWriter::try_new(sink, schema.clone(), Some(properties())).map_err(error)?;
