@@ -6,6 +6,8 @@ mod faults;
 mod fixture;
 mod lake_catalog;
 mod lake_commit;
+mod lake_deletes;
+mod lake_faults;
 mod postgres_target;
 mod servers;
 mod sqlite;
