@@ -18,7 +18,7 @@ const AUDIT: &str = "select id, what from audit";
 
 /// Both modes at once: rows that change, and rows that are only ever added.
 const STREAMS: [&str; 2] =
-    ["public.orders: { cursor: updated_at }", "public.audit: { mode: append, cursor: id, change: id }"];
+    ["public.orders: { cursor: updated_at }", "public.audit: { mode: append, cursor: id }"];
 
 async fn seed(source: &Database) {
     seed_orders(source, 2000).await;

@@ -13,3 +13,4 @@ mod servers;
 mod sqlite;
 mod sync;
 mod tidy;
+mod values;

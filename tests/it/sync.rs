@@ -118,7 +118,7 @@ async fn appended_rows_come_once_each() {
     let Some(pg) = fixture::postgres().await else { return };
     let (source, target) = two_databases(&pg, "append").await;
     source.run("create table audit (id bigserial primary key, what text)").await;
-    let stream = "public.audit: { mode: append, cursor: id, change: id }";
+    let stream = "public.audit: { mode: append, cursor: id }";
     let pipeline = Pipeline::new(&source.url(), &target.url(), &[stream]);
     for _ in 0..3 {
         source.run("insert into audit (what) select 'w' || i from generate_series(1, 500) i").await;
@@ -204,4 +204,83 @@ async fn many_streams_run_in_one_pass_and_fail_on_their_own() {
     assert!(ran.stderr.contains("no_such_column"), "{ran:?}");
     assert_same(&source, &target, ORDERS).await;
     assert_same(&source, &target, "select * from a").await;
+}
+
+/// Rolling the lake back rewinds the position with it, because the position is part of the snapshot.
+#[tokio::test]
+async fn rolling_the_lake_back_makes_the_next_pass_read_again() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "rollback").await;
+    seed_orders(&source, 1000).await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.orders: { cursor: updated_at }"]);
+    pipeline.ok(&["run"]);
+    for round in 1..3 {
+        change_orders(&source, round).await;
+        pipeline.ok(&["run"]);
+    }
+    roll_back(&pipeline.location("public", "orders"));
+    // Only the load: the target follows the lake, backwards.
+    pipeline.ok(&["load"]);
+    let rounds = "select count(*) filter (where note = 'round 2') > 0 from orders";
+    assert_eq!((source.text(rounds).await, target.text(rounds).await), ("t".to_owned(), "f".to_owned()));
+    pipeline.ok(&["run"]);
+    assert_same(&source, &target, ORDERS).await;
+    fixture::judge(&pipeline.location("public", "orders"), &source.url(), ORDERS);
+}
+
+/// As any Iceberg tool would: the main branch points to the parent of the current snapshot.
+fn roll_back(location: &str) {
+    let folder = std::path::Path::new(location).join("metadata");
+    let file = |version: u32| folder.join(format!("v{version}.metadata.json"));
+    let newest = (1..).take_while(|version| file(*version).exists()).last().unwrap();
+    let mut metadata: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file(newest)).unwrap()).unwrap();
+    let current = metadata["current-snapshot-id"].clone();
+    let snapshots = metadata["snapshots"].as_array().unwrap();
+    let snapshot = snapshots.iter().find(|snapshot| snapshot["snapshot-id"] == current).unwrap();
+    let parent = snapshot["parent-snapshot-id"].clone();
+    assert!(parent.is_i64());
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    metadata["current-snapshot-id"] = parent.clone();
+    metadata["refs"]["main"]["snapshot-id"] = parent.clone();
+    metadata["last-updated-ms"] = now.into();
+    let entry = serde_json::json!({ "snapshot-id": parent, "timestamp-ms": now });
+    metadata["snapshot-log"].as_array_mut().unwrap().push(entry);
+    std::fs::write(file(newest + 1), metadata.to_string()).unwrap();
+    std::fs::write(folder.join("version-hint.text"), (newest + 1).to_string()).unwrap();
+}
+
+/// Bad input: a message that says what and where, no panic, no password, and nothing lost.
+#[tokio::test]
+async fn bad_input_is_answered_with_what_to_do() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "bad").await;
+    seed_orders(&source, 10).await;
+    let orders = ["public.orders: {}"];
+    let (from, to) = (source.url(), target.url());
+    let wrong_password = from.replace(fixture::PASSWORD, "wr0ng-password");
+    let nobody_there = from.replace(&format!(":{}/", pg.port()), &format!(":{}/", fixture::free_port()));
+    let wrong_host = from.replace("127.0.0.1", "no-such-host.invalid");
+    let wrong_database = from.replace(source.name(), "no_such_database");
+    let cases: &[(&str, &str, &str, i32, &str)] = &[
+        (&wrong_password, &to, orders[0], 1, "password"),
+        (&nobody_there, &to, orders[0], 1, "refused"),
+        (&wrong_host, &to, orders[0], 2, "no-such-host.invalid"),
+        (&wrong_database, &to, orders[0], 2, "no_such_database"),
+        (&from, &to, "public.order: {}", 2, "orders"),
+        (&from, &to, "public.orders: { cursor: updated }", 2, "updated_at"),
+        (&from, &to, "public.orders: { primary_key: [nr] }", 2, "nr"),
+        (&from, &wrong_password, orders[0], 1, "password"),
+    ];
+    for (from, to, stream, code, says) in cases {
+        let pipeline = Pipeline::new(from, to, &[stream]);
+        let ran = pipeline.run(&["run"]);
+        assert_eq!(ran.code, Some(*code), "{stream}: {ran:?}");
+        assert!(ran.stderr.contains(says), "{says}: {ran:?}");
+        assert!(ran.stderr.contains("hint:"), "{ran:?}");
+        for secret in [fixture::PASSWORD, "wr0ng-password", "panicked", "bug in frazil"] {
+            assert!(!ran.stderr.contains(secret) && !ran.stdout.contains(secret), "{secret}: {ran:?}");
+        }
+    }
+    assert_eq!(target.text("select count(*) from pg_tables where tablename = 'orders'").await, "0");
 }
