@@ -96,7 +96,7 @@ async fn odd_names_arrive_as_they_are() {
         ))
         .await;
     target.run(r#"create schema "Odd ""Schema""""#).await;
-    let stream = r#"'"Odd ""Schema"""."select from"': { change: full }"#;
+    let stream = r#"'"Odd ""Schema"""."select from"': { change: full, target: "dwh.{stream_schema}" }"#;
     let pipeline = Pipeline::new(&source.url(), &target.url(), &[stream]);
     pipeline.ok(&["run"]);
     source

@@ -263,7 +263,9 @@ impl Catalog for Filesystem {
         // Without this look, a table whose first version was cleaned away could be made again.
         let exists = self.newest(&location).await?.is_some();
         if exists || !self.create_version(&location, 1, &metadata).await? {
-            return Err(Error::new(ErrorKind::Conflict, "the table exists already").with("table", id));
+            return Err(Error::new(ErrorKind::Conflict, "another runner made the table first")
+                .with("table", id)
+                .hint("run again: the next run goes on from what the table holds"));
         }
         self.table(&location, 1, metadata)
     }
