@@ -1,5 +1,7 @@
 //! One integration binary: one link, and one place for fixtures.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop right there
+
 mod cli;
 mod docs;
 mod faults;
