@@ -85,8 +85,7 @@ impl Relation {
         // A policy that makes NULLs makes them in NOT NULL columns too.
         let becomes_null =
             policy.out_of_range != crate::source::OutOfRange::Fail && conversion.codec.can_overflow();
-        let plain_table = matches!(self.kind, TableKind::Table | TableKind::PartitionedTable);
-        let nullable = !(plain_table && column.not_null) || becomes_null;
+        let nullable = !(self.has_constraints() && column.not_null) || becomes_null;
         let mut metadata = HashMap::from([
             (SOURCE_TYPE.to_owned(), format!("postgres:{}", self.types.base_written(column))),
             (SOURCE_COLUMN_ID.to_owned(), column.number.to_string()),
@@ -151,9 +150,33 @@ impl Relation {
         Ok(notes)
     }
 
+    /// Whether NOT NULL means what it says: a foreign table only claims it.
+    pub(super) fn has_constraints(&self) -> bool {
+        matches!(self.kind, TableKind::Table | TableKind::PartitionedTable)
+    }
+
     /// The name, quoted.
     pub(super) fn quoted(&self) -> String {
         POSTGRES.table(&self.id)
+    }
+}
+
+/// A column that is not there, with the one that was probably meant.
+pub(super) fn missing_column(relation: &Relation, name: &str) -> Error {
+    let error = Error::new(ErrorKind::Config, "column does not exist")
+        .with("column", name)
+        .with("table", &relation.id);
+    let near = relation
+        .columns
+        .iter()
+        .map(|column| (strsim::jaro_winkler(&column.name.to_lowercase(), &name.to_lowercase()), &column.name))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((similar, near)) if similar >= SIMILAR => error.hint(format!("did you mean `{near}`?")),
+        _ => {
+            let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
+            error.hint(format!("it has {}", names.join(", ")))
+        }
     }
 }
 

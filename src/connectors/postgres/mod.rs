@@ -3,6 +3,7 @@
 use super::Connector;
 
 mod catalog;
+mod choose;
 mod column;
 mod connect;
 mod control;
@@ -10,6 +11,7 @@ pub mod decode;
 mod discover;
 mod encode;
 mod error;
+mod horizon;
 mod load;
 mod numeric;
 mod params;
@@ -25,6 +27,7 @@ mod tap;
 mod target;
 mod tls;
 mod types;
+mod window;
 
 /// The line in `CONNECTORS`.
 pub(super) const CONNECTOR: Connector = Connector {

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 
 use super::connect::{Session, connect};
 use super::discover::Heap;
+use super::horizon::READER_NAME;
 use super::position::{Position, Stored};
 use super::rows::{Pool, Shape, lock, rows};
 use crate::connection::Connection;
@@ -195,7 +196,8 @@ impl PostgresReading {
 async fn worker(connection: &Connection, snapshot: &str) -> Result<Session> {
     let session = connect(connection).await?;
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; {BY_PLACE}"
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; \
+         SET LOCAL application_name = '{READER_NAME}'; {BY_PLACE}"
     );
     session.batch_execute(&begin).await?;
     Ok(session)

@@ -11,21 +11,20 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
+use super::choose::choose;
 use super::connect::{Session, connect};
 use super::discover::{self, Relation};
-use super::position::{Position, Stored};
-use super::read::{PostgresReading, Select, Work, by_place};
-use super::rows::{Pool, Shape, lock};
+use super::read::PostgresReading;
+use super::rows::{Pool, lock};
+use super::window::{self, Stage};
 use crate::connection::Connection;
 use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{ChangeDetection, Extent, Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
 use crate::table::{Fidelity, TableDescription, TableId};
 
 /// Older servers lack generated columns in their catalog, and are not maintained any more.
 const OLDEST_VERSION: u32 = 120_000;
-/// Ranges of `ctid` are scanned, not filtered, since Postgres 14.
-const RANGE_SCAN_VERSION: u32 = 140_000;
 
 /// A source that connects when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Source>> {
@@ -56,27 +55,14 @@ impl Source for PostgresSource {
 
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let session = self.session().await?;
-        let relation = discover::one(&session, &request.table).await?;
-        let prepared = prepare(&session, relation, request)?;
+        let prepared = window::prepare(&session, request, Stage::Plan).await?;
         self.rest(session);
         Ok(prepared.plan)
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
         let session = self.session().await?;
-        let relation = discover::one(&session, &request.table).await?;
-        let prepared = prepare(&session, relation, &request)?;
-        let lock = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
-            prepared.relation.quoted()
-        );
-        session
-            .batch_execute(&lock)
-            .await
-            .map_err(|error| Error::from(error).with("table", &request.table))?;
-        if matches!(prepared.work, Work::Ranges { .. }) {
-            by_place(&session).await?;
-        }
+        let prepared = window::prepare(&session, &request, Stage::Read).await?;
         Ok(Box::new(PostgresReading {
             plan: prepared.plan,
             connection: self.connection.clone(),
@@ -92,25 +78,57 @@ impl Source for PostgresSource {
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>> {
         let session = self.session().await?;
         let relation = discover::one(&session, &request.table).await?;
-        let mut findings = Vec::new();
-        if !relation.readable {
-            findings.push(Finding {
-                severity: Severity::Error,
-                message: format!("the user may not read all of {}", relation.id),
-                remedy: Some(format!("GRANT SELECT ON {} TO <user>", relation.quoted())),
-            });
-        }
-        for (column, fidelity) in relation.inexact(&request.values)? {
-            let (Fidelity::Represented(note) | Fidelity::Limited(note)) = fidelity else { continue };
-            findings.push(Finding {
-                severity: Severity::Note,
-                message: format!("`{column}`: {note}"),
-                remedy: None,
-            });
-        }
+        let findings = findings(&session, &relation, request).await?;
         self.rest(session);
         Ok(findings)
     }
+}
+
+async fn findings(session: &Session, relation: &Relation, request: &ReadRequest) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut find = |severity, message: String, remedy: Option<String>| {
+        findings.push(Finding { severity, message, remedy });
+    };
+    let table = relation.quoted();
+    if !relation.readable {
+        let message = format!("the user may not read all of {}", relation.id);
+        find(Severity::Error, message, Some(format!("GRANT SELECT ON {table} TO <user>")));
+    }
+    if relation.row_security {
+        let message = format!("row security policies hide rows of {} from the user", relation.id);
+        find(Severity::Warning, message, Some("ALTER ROLE <user> BYPASSRLS".to_owned()));
+    }
+    let choice = choose(relation, request)?;
+    if let Some(cursor) = &choice.cursor {
+        if !cursor.indexed {
+            let message = format!(
+                "no index begins with the cursor `{}`: every pass reads the whole table",
+                cursor.name
+            );
+            let remedy = format!("CREATE INDEX CONCURRENTLY ON {table} ({})", POSTGRES.ident(&cursor.name));
+            find(Severity::Warning, message, Some(remedy));
+        }
+        if session.server().standby {
+            let message = "this is a replica: open transactions of its primary are invisible".to_owned();
+            find(
+                Severity::Warning,
+                message,
+                Some("set `lag` to the longest transaction that writes".to_owned()),
+            );
+        }
+        let rights = session.query_typed("SELECT pg_has_role('pg_read_all_stats', 'USAGE')", &[]).await?;
+        if !rights.first().is_some_and(|row| row.get(0)) {
+            let message =
+                "starts of other users' transactions are hidden: passes may wait for them".to_owned();
+            find(Severity::Warning, message, Some("GRANT pg_read_all_stats TO <user>".to_owned()));
+        }
+    }
+    for (column, fidelity) in relation.inexact(&request.values)? {
+        if let Fidelity::Represented(note) | Fidelity::Limited(note) = fidelity {
+            find(Severity::Note, format!("`{column}`: {note}"), None);
+        }
+    }
+    Ok(findings)
 }
 
 impl PostgresSource {
@@ -131,91 +149,5 @@ impl PostgresSource {
 
     fn rest(&self, session: Session) {
         lock(&self.idle).push(session);
-    }
-}
-
-/// A read that is decided, before its snapshot.
-struct Prepared {
-    relation: Relation,
-    plan: ReadPlan,
-    shape: Arc<Shape>,
-    work: Work,
-    end: Stored,
-}
-
-fn prepare(session: &Session, relation: Relation, request: &ReadRequest) -> Result<Prepared> {
-    let (shape, select) = select(&relation, request)?;
-    let statement = select.with(None);
-    let work = match &relation.heap {
-        Some(heap) if session.server().version >= RANGE_SCAN_VERSION => {
-            Work::Ranges { select, heap: heap.clone(), from_block: 0, portion_bytes: u64::MAX }
-        }
-        _ => Work::Statement(statement.clone()),
-    };
-    let plan = ReadPlan {
-        change: ChangeDetection::Full,
-        cursor: None,
-        cursor_indexed: false,
-        extent: Extent::Whole,
-        resumable: false,
-        continues: false,
-        notes: Vec::new(),
-        statement,
-        rows: relation.rows,
-        bytes: relation.bytes,
-        schema: Arc::clone(&shape.schema),
-    };
-    let end = Stored::new(None, Position::Full {});
-    Ok(Prepared { relation, plan, shape, work, end })
-}
-
-/// The columns wanted: how they are selected and how they are decoded.
-fn select(relation: &Relation, request: &ReadRequest) -> Result<(Arc<Shape>, Select)> {
-    let columns = match &request.columns {
-        None => relation.columns.iter().collect(),
-        Some(names) => names
-            .iter()
-            .map(|name| relation.column(name).ok_or_else(|| missing_column(relation, name)))
-            .collect::<Result<Vec<_>>>()?,
-    };
-    for name in request.values.types.keys() {
-        relation.column(name).ok_or_else(|| missing_column(relation, name))?;
-    }
-    let (mut list, mut codecs, mut fields) = (Vec::new(), Vec::new(), Vec::new());
-    for column in &columns {
-        let (conversion, field) = relation.travels(column, &request.values)?;
-        let name = POSTGRES.ident(&column.name);
-        list.push(conversion.cast.map_or(name.clone(), |cast| format!("{name}::{cast}")));
-        codecs.push(conversion.codec);
-        fields.push(field);
-    }
-    let shape = Shape {
-        schema: Arc::new(arrow::datatypes::Schema::new(fields)),
-        replaced: codecs.iter().map(|_| 0.into()).collect(),
-        codecs,
-        policy: request.values.out_of_range,
-        batch_rows: request.batch_rows,
-        batch_bytes: request.batch_bytes,
-    };
-    let what = format!("SELECT {} FROM {}", list.join(", "), relation.quoted());
-    let conditions = request.filter.iter().cloned().collect();
-    Ok((Arc::new(shape), Select { what, conditions }))
-}
-
-fn missing_column(relation: &Relation, name: &str) -> Error {
-    let error = Error::new(ErrorKind::Config, "column does not exist")
-        .with("column", name)
-        .with("table", &relation.id);
-    let near = relation
-        .columns
-        .iter()
-        .map(|column| (strsim::jaro_winkler(&column.name.to_lowercase(), &name.to_lowercase()), &column.name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
-        Some((similar, near)) if similar > 0.7 => error.hint(format!("did you mean `{near}`?")),
-        _ => {
-            let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
-            error.hint(format!("it has {}", names.join(", ")))
-        }
     }
 }

@@ -1,0 +1,476 @@
+//! From a request to the statements that answer it: the window of the cursor, cut by the horizon.
+//!
+//! ```text
+//!            keyed (one row a key)                   appended (each row once)
+//! first      everything; watermark H                 cursor < H; watermark H
+//! later      [W - lag, H); watermark H               [W, H - lag); watermark H - lag
+//! ```
+//!
+//! Windows are half-open, so equal cursors are never divided between two passes. For numbers the
+//! window is (W, M]. A watermark never moves back, and where the horizon is held back it stays.
+
+use std::sync::Arc;
+
+use tokio_postgres::SimpleQueryMessage;
+
+use super::choose::{Choice, Cursor, Order, choose};
+use super::connect::Session;
+use super::discover::{self, Relation, missing_column};
+use super::horizon::{self, Horizon, READER_NAME};
+use super::position::{Micros, Number, Position, Stored};
+use super::read::{Select, Work, by_place};
+use super::rows::Shape;
+use crate::connectors::sql::POSTGRES;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
+use crate::table::TableKind;
+
+/// Ranges of `ctid` are scanned, not filtered, since Postgres 14.
+const RANGE_SCAN_VERSION: u32 = 140_000;
+/// Rows beyond the horizon are counted up to this number.
+const COUNT_LIMIT: i64 = 1000;
+
+/// A read that is decided.
+pub(super) struct Prepared {
+    pub(super) plan: ReadPlan,
+    pub(super) shape: Arc<Shape>,
+    pub(super) work: Work,
+    pub(super) end: Stored,
+}
+
+/// What a read is decided for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// To say what would be done: nothing is waited for, no transaction is left open.
+    Plan,
+    /// To do it: the session comes back in the transaction that is to be read.
+    Read,
+}
+
+/// Decides how a request is answered.
+pub(super) async fn prepare(session: &Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
+    let mut relation = discover::one(session, &request.table).await?;
+    let choice = choose(&relation, request)?;
+    let source = cluster(session).await;
+    let mut window = Window { notes: choice.notes.clone(), request, source, choice };
+    let start = window.start(&relation);
+    let horizon = window.horizon(session, &relation, stage == Stage::Read).await?;
+    if stage == Stage::Read {
+        relation = begin(session, &relation).await?;
+    }
+    let (shape, select) = select(&relation, request)?;
+    let mut prepared = window.decide(session, &relation, start, horizon, shape, select).await?;
+    if prepared.plan.cursor.is_some() || request.filter.is_some() {
+        (prepared.plan.rows, prepared.plan.bytes) = estimate(session, &prepared.plan.statement).await?;
+    }
+    if stage == Stage::Read && matches!(prepared.work, Work::Ranges { .. }) {
+        by_place(session).await?;
+    }
+    Ok(prepared)
+}
+
+/// Opens the transaction that is read. The lock keeps the table's shape; it is the first statement, so
+/// the snapshot comes after it.
+async fn begin(session: &Session, relation: &Relation) -> Result<Relation> {
+    let mut begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL application_name = '{READER_NAME}'; \
+         SET LOCAL jit = off"
+    );
+    // What else there is cannot be locked, nor by somebody who may read some columns only.
+    let lockable = matches!(relation.kind, TableKind::Table | TableKind::PartitionedTable | TableKind::View);
+    if lockable && relation.readable {
+        begin += &format!("; LOCK TABLE {} IN ACCESS SHARE MODE", relation.quoted());
+    }
+    session.batch_execute(&begin).await.map_err(|error| Error::from(error).with("table", &relation.id))?;
+    let again = discover::one(session, &relation.id).await?;
+    if again.columns != relation.columns {
+        return Err(
+            Error::new(ErrorKind::Transient, "the table was altered just now").with("table", &relation.id)
+        );
+    }
+    Ok(again)
+}
+
+/// Where a read starts.
+enum Start {
+    /// From nothing.
+    Nothing,
+    /// In the middle of a first read that ends at the position.
+    Block(Position, u64),
+    /// After a time or a number; `None` where the pass before was sure of nothing.
+    Time(Option<Micros>),
+    Number(Option<Number>),
+}
+
+/// The horizon, by what the cursor counts.
+enum Limit {
+    None,
+    Time(Horizon<Micros>),
+    Number(Horizon<Number>),
+}
+
+struct Window<'a> {
+    request: &'a ReadRequest,
+    choice: Choice,
+    source: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Window<'_> {
+    /// Reads the stored watermark; where it is of no use, a note says why.
+    fn start(&mut self, relation: &Relation) -> Start {
+        let Some(watermark) = self.request.from.as_ref().filter(|_| self.choice.cursor.is_some()) else {
+            return Start::Nothing;
+        };
+        let found = Stored::read(watermark).map_err(str::to_owned).and_then(|stored| {
+            if self.source.is_some() && stored.source.is_some() && stored.source != self.source {
+                return Err(
+                    "it belongs to another server, or to one that was restored or failed over".to_owned()
+                );
+            }
+            self.usable(stored.position, relation)
+        });
+        found.unwrap_or_else(|why| {
+            self.notes.push(format!("the stored position is not used: {why}; the whole table is read"));
+            Start::Nothing
+        })
+    }
+
+    fn usable(&self, position: Position, relation: &Relation) -> Result<Start, String> {
+        let cursor = self.choice.cursor.as_ref().expect("only asked for with a cursor");
+        match position {
+            Position::Timestamp { column, of, at } if column == cursor.name && of == cursor.base => {
+                Ok(Start::Time(at))
+            }
+            Position::Id { column, at } if column == cursor.name && cursor.order == Order::Number => {
+                Ok(Start::Number(at))
+            }
+            Position::FirstRead { then, layout, done_to_block } => {
+                if !self.resumable(relation) {
+                    return Err("an unfinished first read cannot go on with these settings".to_owned());
+                }
+                self.usable((*then).clone(), relation)?;
+                match &relation.heap {
+                    Some(heap) if heap.layout == layout => Ok(Start::Block(*then, done_to_block)),
+                    _ => Err("the table was rewritten since the unfinished first read".to_owned()),
+                }
+            }
+            Position::Timestamp { column, .. } | Position::Id { column, .. } => {
+                Err(format!("it belongs to the column `{column}`, or to another type of it"))
+            }
+            Position::Full {} => Err("it comes from full reads".to_owned()),
+        }
+    }
+
+    /// Whatever changes while a first read runs is read again, so its portions may be kept.
+    fn resumable(&self, relation: &Relation) -> bool {
+        self.request.keyed && self.choice.change == ChangeDetection::Timestamp && relation.heap.is_some()
+    }
+
+    async fn horizon(&self, session: &Session, relation: &Relation, wait: bool) -> Result<Limit> {
+        Ok(match &self.choice.cursor {
+            None => Limit::None,
+            Some(cursor) => match cursor.order {
+                Order::Time { .. } => Limit::Time(horizon::time(session, relation, cursor, wait).await?),
+                Order::Number => Limit::Number(horizon::number(session, relation, cursor, wait).await?),
+            },
+        })
+    }
+
+    async fn decide(
+        mut self,
+        session: &Session,
+        relation: &Relation,
+        start: Start,
+        limit: Limit,
+        shape: Arc<Shape>,
+        mut select: Select,
+    ) -> Result<Prepared> {
+        let cursor = self.choice.cursor.clone();
+        let resumable = self.resumable(relation);
+        let first = matches!(start, Start::Nothing | Start::Block(..));
+        let continues = !matches!(start, Start::Nothing);
+        let mut from_block = 0;
+        let end = match (&cursor, limit) {
+            (None, _) | (_, Limit::None) => Position::Full {},
+            (Some(cursor), Limit::Time(horizon)) => {
+                let column = POSTGRES.ident(&cursor.name);
+                self.nulls(session, relation, cursor, first, &select).await?;
+                let (condition, at) = self.times(&start, &horizon, cursor);
+                if let Some(condition) = self.with_nulls(session, relation, cursor, first, condition).await? {
+                    select.conditions.push(condition);
+                }
+                self.say(horizon, at.map(Micros::shown).as_deref());
+                if let Some(at) = at {
+                    self.beyond(
+                        session,
+                        relation,
+                        cursor,
+                        &format!("{column} >= {}", at.literal(&cursor.base)),
+                    )
+                    .await?;
+                }
+                Position::Timestamp { column: cursor.name.clone(), of: cursor.base.clone(), at }
+            }
+            (Some(cursor), Limit::Number(horizon)) => {
+                self.nulls(session, relation, cursor, first, &select).await?;
+                let (condition, at) = self.numbers(&start, &horizon, cursor);
+                if let Some(condition) = self.with_nulls(session, relation, cursor, first, condition).await? {
+                    select.conditions.push(condition);
+                }
+                self.say(horizon, at.map(|Number(at)| at.to_string()).as_deref());
+                Position::Id { column: cursor.name.clone(), at }
+            }
+        };
+        let end = match start {
+            // Whatever changed since the first attempt will be read again after it.
+            Start::Block(then, block) => {
+                from_block = block;
+                self.notes.push(format!("the first read goes on at block {block}"));
+                then
+            }
+            _ => end,
+        };
+        if relation.row_security {
+            self.notes.push("row security policies hide rows of this table from the user".to_owned());
+        }
+        let statement = select.with(None);
+        let by_place = first && session.server().version >= RANGE_SCAN_VERSION;
+        let work = match relation.heap.clone().filter(|_| by_place) {
+            Some(heap) => {
+                let portion_bytes = if resumable { self.request.portion_bytes } else { u64::MAX };
+                Work::Ranges { select, heap, from_block, portion_bytes }
+            }
+            None => Work::Statement(statement.clone()),
+        };
+        let plan = ReadPlan {
+            change: self.choice.change,
+            cursor_indexed: cursor.as_ref().is_some_and(|cursor| cursor.indexed),
+            cursor: cursor.map(|cursor| cursor.name),
+            extent: if first { Extent::Whole } else { Extent::Changed },
+            resumable: first && resumable && matches!(work, Work::Ranges { .. }),
+            continues,
+            notes: self.notes,
+            statement,
+            rows: relation.rows,
+            bytes: relation.bytes,
+            schema: Arc::clone(&shape.schema),
+        };
+        Ok(Prepared { plan, shape, work, end: Stored::new(self.source, end) })
+    }
+
+    /// The condition on a time, and the watermark after the read.
+    fn times(
+        &self,
+        start: &Start,
+        horizon: &Horizon<Micros>,
+        cursor: &Cursor,
+    ) -> (Option<String>, Option<Micros>) {
+        let column = POSTGRES.ident(&cursor.name);
+        let literal = |at: Micros| at.literal(&cursor.base);
+        let keyed = self.request.keyed;
+        // What may be read once only has to wait until the lag is over.
+        let horizon = if keyed { horizon.at } else { horizon.at.map(|at| at.minus(self.request.lag)) };
+        let Start::Time(from) = start else {
+            let condition = match (keyed, horizon) {
+                (true, _) => None,
+                (false, Some(at)) => Some(format!("{column} < {}", literal(at))),
+                (false, None) => Some("false".to_owned()),
+            };
+            return (condition, horizon);
+        };
+        let at = (*from).max(horizon);
+        let lower = from.map(|from| if keyed { from.minus(self.request.lag) } else { from });
+        let mut conditions: Vec<String> =
+            lower.map(|from| format!("{column} >= {}", literal(from))).into_iter().collect();
+        // A date is written on the whole day that the horizon is in: keyed tables read it as it grows.
+        let beyond = keyed && (self.request.beyond_horizon == BeyondHorizon::Read || cursor.base == "date");
+        match at {
+            _ if beyond => {}
+            Some(at) => conditions.push(format!("{column} < {}", literal(at))),
+            // Nothing was ever sure: what is keyed may be read again, what is not has to wait.
+            None if keyed => {}
+            None => conditions.push("false".to_owned()),
+        }
+        ((!conditions.is_empty()).then(|| conditions.join(" AND ")), at)
+    }
+
+    /// The condition on a number, and the watermark after the read.
+    fn numbers(
+        &self,
+        start: &Start,
+        horizon: &Horizon<Number>,
+        cursor: &Cursor,
+    ) -> (Option<String>, Option<Number>) {
+        let column = POSTGRES.ident(&cursor.name);
+        let keyed = self.request.keyed;
+        let from = match start {
+            Start::Number(from) => *from,
+            _ => None,
+        };
+        let at = from.max(horizon.at);
+        let condition = match (from, at) {
+            (Some(Number(from)), Some(Number(at))) => Some(format!("{column} > {from} AND {column} <= {at}")),
+            (_, Some(_)) if keyed => None,
+            (_, Some(Number(at))) => Some(format!("{column} <= {at}")),
+            (_, None) if keyed => None,
+            (_, None) => Some("false".to_owned()),
+        };
+        (condition, at)
+    }
+
+    /// Rows without a cursor, by the policy: refused, or counted where they are left out.
+    async fn nulls(
+        &mut self,
+        session: &Session,
+        relation: &Relation,
+        cursor: &Cursor,
+        first: bool,
+        select: &Select,
+    ) -> Result<()> {
+        if cursor.not_null || self.request.null_cursor == NullCursor::Include || !(first || cursor.indexed) {
+            return Ok(());
+        }
+        let column = POSTGRES.ident(&cursor.name);
+        let only = Select {
+            what: format!("SELECT 1 FROM {}", relation.quoted()),
+            conditions: select.conditions.clone(),
+        };
+        let count = count(session, &only.with(Some(format!("{column} IS NULL"))), COUNT_LIMIT).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        if self.request.null_cursor == NullCursor::Fail {
+            return Err(Error::new(ErrorKind::Data, "rows have no cursor")
+                .with("table", &relation.id)
+                .with("column", &cursor.name)
+                .hint("give them one, or set `null_cursor: include` or `exclude`"));
+        }
+        self.notes.push(format!("{} rows have no `{}` and are left out", at_least(count), cursor.name));
+        Ok(())
+    }
+
+    /// Adds rows without a cursor to a condition, or takes them out.
+    async fn with_nulls(
+        &mut self,
+        session: &Session,
+        relation: &Relation,
+        cursor: &Cursor,
+        first: bool,
+        condition: Option<String>,
+    ) -> Result<Option<String>> {
+        if cursor.not_null {
+            return Ok(condition);
+        }
+        let column = POSTGRES.ident(&cursor.name);
+        if self.request.null_cursor != NullCursor::Include {
+            // Every comparison leaves them out; without one it has to be said.
+            return Ok(condition.or_else(|| Some(format!("{column} IS NOT NULL"))));
+        }
+        let Some(condition) = condition else { return Ok(None) };
+        if !first && !self.request.keyed {
+            return Ok(Some(condition));
+        }
+        let any = format!("SELECT 1 FROM {} WHERE {column} IS NULL", relation.quoted());
+        if cursor.indexed && count(session, &any, 1).await? == 0 {
+            return Ok(Some(condition));
+        }
+        Ok(Some(format!("({condition}) OR {column} IS NULL")))
+    }
+
+    fn say<T>(&mut self, horizon: Horizon<T>, at: Option<&str>) {
+        self.notes.extend(horizon.notes);
+        if let Some(by) = horizon.held_by {
+            let at = at.map_or("nothing is sure yet".to_owned(), |at| format!("this pass ends at {at}"));
+            self.notes.push(format!("held back by {by}: {at}"));
+        }
+    }
+
+    /// Counts what waits beyond the horizon, where an index makes that cheap.
+    async fn beyond(
+        &mut self,
+        session: &Session,
+        relation: &Relation,
+        cursor: &Cursor,
+        condition: &str,
+    ) -> Result<()> {
+        let read_anyway = self.request.keyed && cursor.base == "date";
+        if !cursor.indexed || read_anyway || self.request.beyond_horizon == BeyondHorizon::Read {
+            return Ok(());
+        }
+        let count =
+            count(session, &format!("SELECT 1 FROM {} WHERE {condition}", relation.quoted()), COUNT_LIMIT)
+                .await?;
+        if count > 0 {
+            let what = if self.request.keyed { "will be read (again)" } else { "wait" };
+            self.notes.push(format!(
+                "{} rows lie beyond the horizon (written just now, or dated in the future) and {what} once it has passed them",
+                at_least(count)
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn at_least(count: i64) -> String {
+    if count >= COUNT_LIMIT { format!("at least {count}") } else { count.to_string() }
+}
+
+/// How many rows a SELECT finds, up to a limit.
+async fn count(session: &Session, select: &str, limit: i64) -> Result<i64> {
+    let sql = format!("SELECT count(*) FROM ({select} LIMIT {limit}) few");
+    Ok(session.query_typed(&sql, &[]).await?.first().map_or(0, |row| row.get(0)))
+}
+
+/// The cluster and its timeline, where the user may know them.
+async fn cluster(session: &Session) -> Option<String> {
+    let sql =
+        "SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()";
+    session.query_typed(sql, &[]).await.ok()?.first().map(|row| row.get(0))
+}
+
+/// Rows and bytes of a statement, as the planner guesses them.
+async fn estimate(session: &Session, statement: &str) -> Result<(Option<u64>, Option<u64>)> {
+    let answers = session.simple_query(&format!("EXPLAIN (FORMAT JSON) {statement}")).await?;
+    let text = answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: serde_json::Value = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let rows = plan[0]["Plan"]["Plan Rows"].as_f64();
+    let width = plan[0]["Plan"]["Plan Width"].as_f64();
+    Ok((rows.map(|rows| rows as u64), rows.zip(width).map(|(rows, width)| (rows * width) as u64)))
+}
+
+/// The columns wanted: how they are selected and how they are decoded.
+fn select(relation: &Relation, request: &ReadRequest) -> Result<(Arc<Shape>, Select)> {
+    let columns = match &request.columns {
+        None => relation.columns.iter().collect(),
+        Some(names) => names
+            .iter()
+            .map(|name| relation.column(name).ok_or_else(|| missing_column(relation, name)))
+            .collect::<Result<Vec<_>>>()?,
+    };
+    for name in request.values.types.keys() {
+        relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+    }
+    let (mut list, mut codecs, mut fields) = (Vec::new(), Vec::new(), Vec::new());
+    for column in &columns {
+        let (conversion, field) = relation.travels(column, &request.values)?;
+        let name = POSTGRES.ident(&column.name);
+        list.push(conversion.cast.map_or(name.clone(), |cast| format!("{name}::{cast}")));
+        codecs.push(conversion.codec);
+        fields.push(field);
+    }
+    let shape = Shape {
+        schema: Arc::new(arrow::datatypes::Schema::new(fields)),
+        replaced: codecs.iter().map(|_| 0.into()).collect(),
+        codecs,
+        policy: request.values.out_of_range,
+        batch_rows: request.batch_rows,
+        batch_bytes: request.batch_bytes,
+    };
+    let what = format!("SELECT {} FROM {}", list.join(", "), relation.quoted());
+    let conditions = request.filter.iter().cloned().collect();
+    Ok((Arc::new(shape), Select { what, conditions }))
+}
