@@ -5,6 +5,7 @@
 //! the way up. Secrets and row values never enter an error.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -128,6 +129,13 @@ impl Error {
         self.0.kind
     }
 
+    /// The same error without its cause.
+    fn again(&self) -> Self {
+        let Inner { kind, message, context, hint, source: _ } = self.0.as_ref();
+        let (message, context, hint) = (message.clone(), context.clone(), hint.clone());
+        Self(Box::new(Inner { kind: *kind, message, context, hint, source: None }))
+    }
+
     /// What failed, without context and hint.
     pub fn message(&self) -> &str {
         &self.0.message
@@ -193,7 +201,22 @@ impl From<datafusion::error::DataFusionError> for Error {
                 Ok(ours) => *ours,
                 Err(inner) => Self::new(ErrorKind::Internal, "query failed").because(inner),
             },
-            D::Context(_, inner) => (*inner).into(),
+            D::Context(_, inner) | D::Diagnostic(_, inner) => (*inner).into(),
+            D::ArrowError(inner, _) => match *inner {
+                arrow::error::ArrowError::ExternalError(inner) => match inner.downcast::<D>() {
+                    Ok(inner) => (*inner).into(),
+                    Err(inner) => D::External(inner).into(),
+                },
+                other => other.into(),
+            },
+            // One failure that several streams report.
+            D::Shared(inner) => match Arc::try_unwrap(inner) {
+                Ok(inner) => inner.into(),
+                Err(shared) => match ours(shared.as_ref()) {
+                    Some(ours) => ours.again().because(shared),
+                    None => Self::new(ErrorKind::Internal, "query failed").because(shared),
+                },
+            },
             D::ResourcesExhausted(_) => Self::new(ErrorKind::Config, "the memory budget is too small")
                 .hint("raise `--memory`, or lower the number of parallel streams")
                 .because(source),
@@ -202,6 +225,16 @@ impl From<datafusion::error::DataFusionError> for Error {
             }
             other => Self::new(ErrorKind::Internal, "query failed").because(other),
         }
+    }
+}
+
+/// The engine error at the bottom of a DataFusion error that cannot be taken apart.
+fn ours(mut error: &(dyn std::error::Error + 'static)) -> Option<&Error> {
+    loop {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(ours);
+        }
+        error = error.source()?;
     }
 }
 

@@ -31,6 +31,8 @@ mod names;
 mod partition;
 mod position_deletes;
 mod probe;
+#[cfg(test)]
+mod read_tests;
 mod scan;
 mod schema;
 mod snapshot;

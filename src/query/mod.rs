@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionContext};
+use datafusion::sql::parser::Statement;
 
 pub use as_of::AsOf;
 
@@ -56,12 +57,36 @@ pub async fn sql(session: &SessionContext, text: &str) -> Result<DataFrame> {
     let text = syntax::rewrite(text)?;
     let state = session.state();
     let statement = state.sql_to_statement(&text, &state.config_options().sql_parser.dialect)?;
+    if !reads(&statement) {
+        return Err(only_reading());
+    }
     let plan = state.statement_to_plan(statement).await?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    read_only.verify_plan(&plan).map_err(|_| {
-        Error::new(ErrorKind::Config, "the statement does not only read")
-            .hint("the lake is written by `frazil sync`; use SELECT, SHOW TABLES, DESCRIBE or EXPLAIN here")
-    })?;
+    read_only.verify_plan(&plan).map_err(|_| only_reading())?;
     Ok(session.execute_logical_plan(plan).await?)
+}
+
+/// Whether a statement can be one that reads; what is within it is judged by its plan.
+fn reads(statement: &Statement) -> bool {
+    use datafusion::sql::sqlparser::ast::Statement as Sql;
+    match statement {
+        Statement::Statement(statement) => matches!(
+            statement.as_ref(),
+            Sql::Query(_)
+                | Sql::Explain { .. }
+                | Sql::ExplainTable { .. }
+                | Sql::ShowTables { .. }
+                | Sql::ShowColumns { .. }
+                | Sql::ShowFunctions { .. }
+                | Sql::ShowVariable { .. }
+        ),
+        Statement::Explain(_) => true,
+        _ => false,
+    }
+}
+
+fn only_reading() -> Error {
+    Error::new(ErrorKind::Config, "the statement does not only read")
+        .hint("the lake is written by `frazil sync`; use SELECT, SHOW TABLES, DESCRIBE or EXPLAIN here")
 }
