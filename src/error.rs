@@ -229,7 +229,7 @@ impl From<datafusion::error::DataFusionError> for Error {
 }
 
 /// The engine error at the bottom of a DataFusion error that cannot be taken apart.
-fn ours(mut error: &(dyn std::error::Error + 'static)) -> Option<&Error> {
+fn ours<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     loop {
         if let Some(ours) = error.downcast_ref::<Error>() {
             return Some(ours);
