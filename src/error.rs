@@ -202,6 +202,7 @@ impl From<datafusion::error::DataFusionError> for Error {
                 Err(inner) => Self::new(ErrorKind::Internal, "query failed").because(inner),
             },
             D::Context(_, inner) | D::Diagnostic(_, inner) => (*inner).into(),
+            D::Collection(mut errors) if !errors.is_empty() => errors.swap_remove(0).into(),
             D::ArrowError(inner, _) => match *inner {
                 arrow::error::ArrowError::ExternalError(inner) => match inner.downcast::<D>() {
                     Ok(inner) => (*inner).into(),

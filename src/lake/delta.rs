@@ -150,7 +150,8 @@ impl LakeTable {
     }
 
     fn delta_rows(&self, sides: Sides, to: SnapshotId) -> Result<DeltaRows> {
-        let mut columns = self.columns_at(Some(to))?;
+        // Up to now, the newest columns: a target was prepared for those.
+        let mut columns = self.columns_at(Some(to).filter(|to| Some(*to) != self.current()))?;
         let key = self.key();
         let with_ops = self.mode() != TableMode::Append;
         if with_ops {

@@ -58,20 +58,20 @@ impl LakeTable {
     /// The table as it was at a snapshot (`None`: now), for DataFusion. Deletes are applied.
     pub async fn provider(&self, at: Option<SnapshotId>) -> Result<Arc<dyn TableProvider>> {
         let snapshot = at.or(self.current());
-        let columns = self.columns_at(snapshot)?;
+        let columns = self.columns_at(at)?;
         Ok(Arc::new(SnapshotTable { table: self.clone(), snapshot, columns, files: OnceCell::new() }))
     }
 
-    /// How to read files as they are to be seen at a snapshot. The newest state has the newest columns,
+    /// How to read files as they are to be seen at a snapshot. Now (`None`) the newest columns are seen,
     /// also when no row was committed since they changed.
     pub(super) fn columns_at(&self, snapshot: Option<SnapshotId>) -> Result<Columns> {
         let metadata = self.table.metadata();
         let iceberg_schema = match snapshot {
-            Some(id) if Some(id) != self.current() => {
+            Some(id) => {
                 let snapshot = metadata.snapshot_by_id(id.0).ok_or_else(|| self.no_snapshot(id))?;
                 snapshot.schema(metadata).map_err(super::storage::iceberg_error)?
             }
-            _ => metadata.current_schema().clone(),
+            None => metadata.current_schema().clone(),
         };
         let plain = schema::to_arrow(&iceberg_schema, metadata.properties());
         let in_files = schema::to_file_schema(&iceberg_schema);
