@@ -410,11 +410,11 @@ async fn files_that_cannot_match_are_not_opened() {
     assert_eq!(files_of("select * from t where v > 0").await, (4, 198));
     assert_eq!(files_of("select count(*) from t").await, (0, 1), "from metadata alone");
     expect![[r#"
-        +----------+----------+--------+---------+
-        | count(*) | count(v) | min(v) | sum(v)  |
-        +----------+----------+--------+---------+
-        | 199      | 199      | 0      | 34790   |
-        +----------+----------+--------+---------+
+        +----------+------------+----------+----------+
+        | count(*) | count(t.v) | min(t.v) | sum(t.v) |
+        +----------+------------+----------+----------+
+        | 199      | 199        | 0        | 34790    |
+        +----------+------------+----------+----------+
     "#]]
     .assert_eq(&history.sql("select count(*), count(v), min(v), sum(v) from t").await);
 }
