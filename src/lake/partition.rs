@@ -46,7 +46,12 @@ pub(super) fn spec(schema: &Schema, terms: &[String]) -> Result<UnboundPartition
                 Error::new(ErrorKind::Config, format!("`{term}` repeats a partition")).with("column", column)
             );
         }
-        builder = builder.add_partition_field(field.id, &name, transform).map_err(iceberg_error)?;
+        builder = builder.add_partition_field(field.id, &name, transform).map_err(|source| {
+            Error::new(ErrorKind::Config, format!("`{term}` cannot stand beside the other partitions"))
+                .with("column", column)
+                .hint("a column has at most one of year, month, day and hour")
+                .because(source)
+        })?;
         names.push(name);
     }
     Ok(builder.build())

@@ -10,6 +10,7 @@ mod lake_catalog;
 mod lake_commit;
 mod lake_deletes;
 mod lake_faults;
+mod lake_write;
 mod postgres_source;
 mod postgres_target;
 mod servers;

@@ -11,7 +11,8 @@ use crate::error::{Error, ErrorKind};
 pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_store::Error) -> Error {
     use object_store::Error as E;
     let (kind, message, hint) = match &source {
-        E::NotFound { .. } if says(&source, "NoSuchBucket") => {
+        // A missing bucket is not found by a request for an object, and a failure of a listing.
+        _ if says(&source, "NoSuchBucket") => {
             (ErrorKind::Config, "the bucket does not exist", Some("create it, or correct the warehouse"))
         }
         E::NotFound { .. } => (ErrorKind::Corrupt, "a file is missing", None),
