@@ -90,6 +90,8 @@ pub(super) enum Command {
     State(StateCommand),
     /// Print the JSON Schema of the configuration
     Schema,
+    /// See it work: a shop, a lake and a warehouse in one directory, without any server
+    Demo(DemoArgs),
 }
 
 /// Positions in the sources.
@@ -269,6 +271,14 @@ pub(super) struct DiscoverArgs {
     /// Only these tables: a name or a pattern, can be repeated
     #[arg(long = "table", value_name = "TABLE", env = "FRAZIL_TABLE")]
     pub tables: Vec<String>,
+}
+
+/// Where the demo happens.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// A directory for its files, made anew each time
+    #[arg(long, value_name = "DIR", default_value = "frazil-demo", env = "FRAZIL_DIR")]
+    pub dir: PathBuf,
 }
 
 /// Which past runs to show.

@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod demo;
 mod discover;
 mod history;
 mod init;
@@ -68,6 +69,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Snapshots(args) => status::snapshots(&global, &args).await,
         Command::Query(args) => query::query(&global, &args).await,
         Command::History(args) => history::history(&global, &args),
+        Command::Demo(args) => demo::demo(&args).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&crate::config::schema()).expect("a schema is JSON");
             output::line(schema).map(|()| Exit::Done)

@@ -36,7 +36,7 @@ pub(super) fn history(config: &Config) -> Option<History> {
 }
 
 /// Asks the databases themselves.
-struct Sources;
+pub(super) struct Sources;
 
 #[async_trait]
 impl TableLister for Sources {
