@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop right there
 
 mod cli;
+mod demo;
 mod docs;
 mod faults;
 mod fixture;
