@@ -253,3 +253,129 @@ fn header_len(bytes: &[u8]) -> Result<Option<usize>> {
 fn corrupt(message: &str) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoder(codecs: &[Codec], batch_rows: usize) -> Decoder {
+        let fields =
+            codecs.iter().enumerate().map(|(i, codec)| Field::new(i.to_string(), codec.data_type(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Decoder::new(schema, codecs, OutOfRange::Null, batch_rows, 1 << 20)
+    }
+
+    /// A binary COPY of two columns, `int4` and `text`, without the framing of messages.
+    fn copy(rows: &[(Option<i32>, Option<&str>)]) -> Vec<u8> {
+        let mut bytes = SIGNATURE.to_vec();
+        bytes.extend([0; 8]);
+        for (number, text) in rows {
+            bytes.extend(2i16.to_be_bytes());
+            let number = number.map(i32::to_be_bytes);
+            for field in [number.as_ref().map(|n| n.as_slice()), text.map(str::as_bytes)] {
+                bytes.extend(field.map_or(-1, |field| field.len() as i32).to_be_bytes());
+                bytes.extend(field.unwrap_or_default());
+            }
+        }
+        bytes.extend((-1i16).to_be_bytes());
+        bytes
+    }
+
+    fn message(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![b'd'];
+        bytes.extend((payload.len() as u32 + 4).to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn all(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<RecordBatch>> {
+        let (mut at, mut batches) = (0, Vec::new());
+        while at < block.len() {
+            let (used, batch) = decoder.feed(&block[at..])?;
+            at += used;
+            batches.extend(batch);
+        }
+        decoder.end_of_copy()?;
+        batches.extend(decoder.flush()?);
+        Ok(batches)
+    }
+
+    const ROWS: [(Option<i32>, Option<&str>); 4] =
+        [(Some(1), Some("one")), (None, Some("")), (Some(-1), None), (None, None)];
+    const CODECS: [Codec; 2] = [Codec::Int32, Codec::Text];
+
+    proptest! {
+        #[test]
+        fn messages_may_be_cut_anywhere(cuts in proptest::collection::vec(1usize..20, 1..80)) {
+            let bytes = copy(&ROWS);
+            let (mut rest, mut block) = (bytes.as_slice(), Vec::new());
+            for cut in cuts {
+                let (head, tail) = rest.split_at(cut.min(rest.len()));
+                block.extend(message(head));
+                rest = tail;
+            }
+            block.extend(message(rest));
+            let whole = all(&mut decoder(&CODECS, 100), &message(&bytes)).unwrap();
+            prop_assert_eq!(all(&mut decoder(&CODECS, 100), &block).unwrap(), whole);
+        }
+
+        #[test]
+        fn damage_is_an_error_and_never_a_panic(at in 0usize..80, byte in any::<u8>()) {
+            let mut bytes = copy(&ROWS);
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            let _ = all(&mut decoder(&CODECS, 2), &message(&bytes));
+        }
+
+        #[test]
+        fn nested_damage_is_an_error_and_never_a_panic(value in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let pair = Codec::Struct(vec![("a".into(), Codec::Int32), ("b".into(), Codec::Text)]);
+            for codec in [Codec::List(1, Box::new(Codec::Int32)), Codec::List(2, Box::new(pair.clone())), pair] {
+                let mut column = Column::new(&codec, 1, OutOfRange::Null);
+                let _ = column.push(&value);
+                column.truncate(0);
+                column.push_null();
+                prop_assert_eq!(column.finish().unwrap().null_count(), 1);
+            }
+        }
+
+        #[test]
+        fn every_timestamp_is_exact_or_replaced(micros in any::<i64>()) {
+            let mut column = Column::new(&Codec::Timestamp, 1, OutOfRange::Null);
+            column.push(&micros.to_be_bytes()).unwrap();
+            let array = column.finish().unwrap();
+            let array = arrow::array::AsArray::as_primitive::<arrow::datatypes::TimestampMicrosecondType>(&array);
+            let exact = micros.checked_add(super::super::column::EPOCH_MICROS);
+            let infinite = micros == i64::MAX || micros == i64::MIN;
+            let expected = exact.filter(|_| !infinite);
+            prop_assert_eq!(array.iter().next(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn batches_are_cut_and_copies_joined() {
+        let mut decoder = decoder(&CODECS, 3);
+        let block = message(&copy(&ROWS));
+        let (used, batch) = decoder.feed(&block).unwrap();
+        assert_eq!((used, batch.unwrap().num_rows()), (block.len(), 4), "one message is not divided");
+        decoder.end_of_copy().unwrap();
+        decoder.feed(&message(&copy(&ROWS[..1]))).unwrap();
+        decoder.end_of_copy().unwrap();
+        decoder.feed(&message(&copy(&ROWS[1..2]))).unwrap();
+        decoder.end_of_copy().unwrap();
+        assert_eq!(decoder.flush().unwrap().unwrap().num_rows(), 2);
+        assert!(decoder.flush().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_end_that_did_not_come_is_an_error() {
+        let bytes = copy(&ROWS);
+        let error = all(&mut decoder(&CODECS, 10), &message(&bytes[..bytes.len() - 2])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
