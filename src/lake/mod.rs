@@ -31,12 +31,12 @@ mod names;
 mod partition;
 mod position_deletes;
 mod probe;
-#[cfg(test)]
-mod read_tests;
 mod scan;
 mod schema;
 mod snapshot;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::BTreeMap;
