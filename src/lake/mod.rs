@@ -16,7 +16,6 @@ pub mod catalog;
 mod commit;
 mod conform;
 mod data_file;
-#[allow(dead_code)] // until commit calls it
 mod deletes;
 mod delta;
 mod evolve;

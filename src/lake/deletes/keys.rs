@@ -422,7 +422,7 @@ mod tests {
     fn a_later_row_replaces_an_earlier_one() {
         let keys: ArrayRef = Arc::new(Int64Array::from(vec![5, 6, 5, 7, 5]));
         for ranges in [None, Some([(5, 7)].as_slice())] {
-            let (set, replaced) = set(&[keys.clone()], ranges, all());
+            let (set, replaced) = set(std::slice::from_ref(&keys), ranges, all());
             assert_eq!(replaced, [0, 2]);
             let old: ArrayRef =
                 Arc::new(Int64Array::from(vec![Some(4), Some(7), None, Some(5), Some(i64::MIN)]));

@@ -133,41 +133,47 @@ struct Found {
 /// Searches in as few passes as the memory allows.
 async fn search(table: &LakeTable, new: &NewRows, old: &[&LiveFile], memory: usize) -> Result<Found> {
     let memory = memory.max(1);
-    let mut of = (new.rows as usize * KEY_BYTES).div_ceil(memory).max(1) as u64;
-    let hasher = RandomState::new();
-    'again: loop {
-        let mut found = Found {
-            old: vec![RoaringTreemap::new(); old.len()],
-            new: vec![RoaringTreemap::new(); new.files.len()],
-        };
-        for number in 0..of {
-            let pass = Pass { number, of, hasher: hasher.clone() };
-            let Some((keys, replaced)) = new.keys(pass, memory).await? else {
-                of *= 2;
-                if of > MOST_PASSES {
-                    return Err(Error::new(
-                        ErrorKind::Config,
-                        "the memory budget is too small for the keys of one commit",
-                    )
-                    .hint("raise `--memory`"));
-                }
-                continue 'again;
-            };
-            new.place(&replaced, &mut found.new);
-            let possible = prune::by_bounds(old, &new.columns, &keys)?;
-            let chosen: Vec<usize> = (0..old.len()).filter(|index| possible[*index]).collect();
-            let candidate = |index: &usize| Candidate {
-                path: old[*index].path().to_owned(),
-                size: old[*index].file.file_size_in_bytes(),
-            };
-            let candidates: Vec<_> = chosen.iter().map(candidate).collect();
-            let positions = probe::probe(&table.stores, &new.columns, &candidates, &Arc::new(keys)).await?;
-            for (index, positions) in chosen.into_iter().zip(positions) {
-                found.old[index] |= positions;
-            }
+    let mut passes = (new.rows as usize * KEY_BYTES).div_ceil(memory).max(1) as u64;
+    while passes <= MOST_PASSES {
+        if let Some(found) = search_in(passes, table, new, old, memory).await? {
+            return Ok(found);
         }
-        return Ok(found);
+        passes *= 2;
     }
+    Err(Error::new(ErrorKind::Config, "the memory budget is too small for the keys of one commit")
+        .hint("raise `--memory`"))
+}
+
+/// Searches in so many passes; `None` when the keys of one do not fit the memory.
+async fn search_in(
+    passes: u64,
+    table: &LakeTable,
+    new: &NewRows,
+    old: &[&LiveFile],
+    memory: usize,
+) -> Result<Option<Found>> {
+    let hasher = RandomState::new();
+    let mut found = Found {
+        old: vec![RoaringTreemap::new(); old.len()],
+        new: vec![RoaringTreemap::new(); new.files.len()],
+    };
+    for number in 0..passes {
+        let pass = Pass { number, of: passes, hasher: hasher.clone() };
+        let Some((keys, replaced)) = new.keys(pass, memory).await? else { return Ok(None) };
+        new.place(&replaced, &mut found.new);
+        let possible = prune::by_bounds(old, &new.columns, &keys)?;
+        let chosen: Vec<usize> = (0..old.len()).filter(|index| possible[*index]).collect();
+        let candidate = |index: &usize| Candidate {
+            path: old[*index].path().to_owned(),
+            size: old[*index].file.file_size_in_bytes(),
+        };
+        let candidates: Vec<_> = chosen.iter().map(candidate).collect();
+        let positions = probe::probe(&table.stores, &new.columns, &candidates, &Arc::new(keys)).await?;
+        for (index, positions) in chosen.into_iter().zip(positions) {
+            found.old[index] |= positions;
+        }
+    }
+    Ok(Some(found))
 }
 
 /// The rows of the new files, put end to end.
