@@ -2,6 +2,7 @@
 # Two databases: a shop with rows in it, and an empty warehouse.
 source "$(dirname "$0")/lib.sh"
 mkdir -p "$work"
+export PGOPTIONS='-c client_min_messages=warning'
 
 if [[ -n ${PGHOST:-} ]]; then
   base="postgres://${PGUSER:-postgres}${PGPASSWORD:+:$PGPASSWORD}@$PGHOST:${PGPORT:-5432}"
@@ -16,7 +17,7 @@ else
   # Postgres refuses to run as root.
   as=()
   if [[ $(id -u) = 0 ]]; then as=(setpriv --reuid=postgres --regid=postgres --clear-groups); fi
-  data=$(mktemp -d /tmp/frazil-demo.XXXXXX)
+  data=$(mktemp -d)
   if [[ $(id -u) = 0 ]]; then chown postgres "$data"; fi
   "${as[@]}" "$bin/initdb" -D "$data/pg" -U postgres -A trust >/dev/null
   "${as[@]}" "$bin/pg_ctl" -D "$data/pg" -w -l "$data/log" \

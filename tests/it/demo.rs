@@ -15,14 +15,15 @@ fn the_demo_ends_with_three_places_that_agree_and_can_be_run_again() {
         let text = String::from_utf8_lossy(&ran.stdout);
         assert!(ran.status.success(), "{text}\n{}", String::from_utf8_lossy(&ran.stderr));
         assert!(text.contains("✓ 151,990 rows, the same in shop, lake and warehouse"), "{text}");
-        assert!(text.contains("customers          0 inserted,   200 updated,   0 deleted"), "{text}");
-        assert!(text.contains("orders           300 inserted,   500 updated,   0 deleted"), "{text}");
-        assert!(text.contains("order_items      700 inserted,     0 updated,   0 deleted"), "{text}");
-        assert!(text.contains("products          25 differ,  10 deleted"), "{text}");
+        assert!(text.contains("customers        0 inserted,   200 updated,   0 deleted"), "{text}");
+        assert!(text.contains("orders         300 inserted,   500 updated,   0 deleted"), "{text}");
+        assert!(text.contains("order_items    700 inserted,     0 updated,   0 deleted"), "{text}");
+        assert!(text.contains("products        25 differ,  10 deleted"), "{text}");
     }
     // Its configuration is one to go on from.
     let config = place.join("frazil.yaml");
-    let again = Command::new(env!("CARGO_BIN_EXE_frazil")).arg("run").arg("--config").arg(&config).output().unwrap();
+    let again =
+        Command::new(env!("CARGO_BIN_EXE_frazil")).arg("run").arg("--config").arg(&config).output().unwrap();
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
 }
 
@@ -32,6 +33,9 @@ fn the_demo_touches_no_directory_of_others() {
     std::fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
     let ran = demo(dir.path());
     assert_eq!(ran.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&ran.stderr).contains("the directory is not empty and not of an earlier demo"));
+    assert!(
+        String::from_utf8_lossy(&ran.stderr)
+            .contains("the directory is not empty and not of an earlier demo")
+    );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }

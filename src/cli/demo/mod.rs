@@ -364,7 +364,7 @@ fn title(number: usize, text: &str, since: Option<Instant>) -> Result<()> {
 }
 
 fn invite(place: &Place, moments: &Moments) -> Result<()> {
-    let config = place.config.display();
+    let config = shell(&place.config);
     line(format!("\n  Everything is still there: {config}. Now try"))?;
     line(format!(
         "     frazil query --config {config} \"SELECT status, sum(total) FROM orders GROUP BY status\" --as-of {}",
@@ -374,6 +374,13 @@ fn invite(place: &Place, moments: &Moments) -> Result<()> {
     line(format!("     frazil history --config {config}"))?;
     line("  or change rows in shop.db, and")?;
     line(format!("     frazil run --config {config}"))
+}
+
+/// A path as a shell takes it.
+fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'));
+    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

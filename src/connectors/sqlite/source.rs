@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::connectors::sql::SQLITE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
-use crate::table::{Fidelity, TableDescription, TableId};
+use crate::table::{TableDescription, TableId};
 
 /// A source that opens its file when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Source>> {
@@ -124,13 +124,6 @@ fn preflight(file: &File, request: &ReadRequest) -> Result<Vec<Finding>> {
                 .into(),
             Some("give this user the right to write to the file; nothing is ever written".into()),
         );
-    }
-    for column in &described.table.columns {
-        if let Fidelity::Limited(note) = &column.fidelity
-            && resolved.columns.iter().any(|read| read.name == column.name)
-        {
-            find(Severity::Note, format!("`{}` ({}): {note}", column.name, column.source_type), None);
-        }
     }
     Ok(findings)
 }
