@@ -221,3 +221,61 @@ pub fn verdict(verdict: Verdict) -> &'static str {
 fn foreign(source: rusqlite::Error) -> Error {
     Error::new(ErrorKind::Transient, format!("the run history cannot be used: {source}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn report(stream: &str, verdict: Verdict) -> StreamReport {
+        let error = Error::new(ErrorKind::Transient, "the server hung up").with("stream", stream);
+        StreamReport {
+            stream: stream.to_owned(),
+            run: Uuid::nil(),
+            started_at: DateTime::UNIX_EPOCH,
+            seconds: 1.5,
+            verdict,
+            extract: None,
+            load: None,
+            error: (verdict == Verdict::Failed).then(|| (&error).into()),
+        }
+    }
+
+    #[test]
+    fn the_last_pass_decides_whether_a_stream_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = History::place(Some(&folder.path().join("frazil.yaml")));
+        assert!(History::open_existing(&path).unwrap().is_none());
+        let history = History::open(&path).unwrap();
+        for (stream, verdict) in [
+            ("a", Verdict::Failed),
+            ("a", Verdict::Done),
+            ("b", Verdict::NothingToDo),
+            ("b", Verdict::Failed),
+        ] {
+            history.record("run", &report(stream, verdict)).unwrap();
+        }
+        assert_eq!(history.failed().unwrap(), BTreeSet::from(["b".to_owned()]));
+
+        let again = History::open_existing(&path).unwrap().unwrap();
+        let passes = again.passes(&[], 3).unwrap();
+        assert_eq!(
+            passes.iter().map(|pass| pass.verdict.as_str()).collect::<Vec<_>>(),
+            ["failed", "nothing_to_do", "done"]
+        );
+        assert_eq!(passes[0].error.as_deref(), Some("the server hung up (stream: b)"));
+        assert_eq!(passes[0].started_at, DateTime::UNIX_EPOCH);
+        assert_eq!(again.passes(&["a".to_owned()], 9).unwrap().len(), 2);
+        assert!(folder.path().join(".frazil/.gitignore").exists());
+    }
+
+    #[test]
+    fn a_damaged_file_says_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        std::fs::write(&path, "this is no database, by its first hundred bytes".repeat(10)).unwrap();
+        let error = History::open(&path).err().unwrap();
+        assert!(error.to_string().starts_with("cannot open the run history"), "{error}");
+    }
+}

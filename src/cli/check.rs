@@ -6,6 +6,7 @@ use super::args::{Global, Output, StreamsArgs};
 use super::inspect::{InexactColumn, Inspection, inspect};
 use super::output::{self, Exit};
 use super::setup::{Setup, setup};
+use crate::config::units::show_rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lake;
 use crate::memory::Budget;
@@ -88,7 +89,12 @@ async fn fill(checked: &mut StreamCheck, stream: &Stream, inspection: &Inspectio
     checked.change = Some(inspection.change());
     checked.rows = inspection.table.rows;
     checked.columns = inspection.inexact(stream);
-    checked.findings.extend(inspection.source_findings.iter().cloned());
+    // Sources may say of a column what its description says already.
+    let said =
+        |finding: &&Finding| checked.columns.iter().any(|column| finding.message.ends_with(&column.note));
+    let findings: Vec<_> =
+        inspection.source_findings.iter().filter(|finding| !said(finding)).cloned().collect();
+    checked.findings.extend(findings);
     let notes = inspection.plan.notes.iter().cloned();
     checked.findings.extend(notes.map(|message| Finding { severity: Severity::Note, message, remedy: None }));
     match inspection.target_findings(stream).await {
@@ -126,7 +132,7 @@ fn say_lake(global: &Global, warehouse: &str, error: Option<&Error>) -> Result<(
 fn say_stream(checked: &StreamCheck, width: usize, verbose: bool) -> Result<()> {
     let verdict = if checked.ok { "ok" } else { "failed" };
     let mut does: Vec<String> = checked.mode.iter().chain(&checked.change).cloned().collect();
-    does.extend(checked.rows.map(|rows| format!("about {} rows", crate::config::units::show_count(rows))));
+    does.extend(checked.rows.map(|rows| format!("about {}", show_rows(rows))));
     does.extend(checked.target.iter().map(|target| format!("to {target}")));
     output::line(format!("{verdict:<6}  {:<width$}  {}", checked.stream, does.join(", ")))?;
     for finding in &checked.findings {

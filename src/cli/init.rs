@@ -8,7 +8,7 @@ use url::Url;
 use super::args::{Global, InitArgs};
 use super::discover;
 use super::output::{self, Exit};
-use crate::config::units::{show_bytes, show_count};
+use crate::config::units::{show_bytes, show_rows};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{TableDescription, TableId, TableKind};
@@ -120,7 +120,7 @@ fn about(table: &TableDescription) -> String {
     if table.kind != TableKind::Table {
         parts.push(discover::kind(table.kind).to_owned());
     }
-    parts.extend(table.rows.map(|rows| format!("about {} rows", show_count(rows))));
+    parts.extend(table.rows.map(|rows| format!("about {}", show_rows(rows))));
     parts.extend(table.bytes.map(show_bytes));
     parts.push(match table.primary_key() {
         Some(key) => format!("key {}", key.join(", ")),

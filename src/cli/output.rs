@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::redact::redact;
-use crate::config::units::{show_bytes, show_count};
+use crate::config::units::{show_bytes, show_count, show_rows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{ExtractReport, LoadReport, StreamReport, Verdict};
 
@@ -134,8 +134,8 @@ pub(super) fn report(report: &StreamReport, width: usize) -> Result<()> {
 
 fn extracted(extract: &ExtractReport) -> String {
     format!(
-        "{} rows to the lake by {} ({} in {})",
-        show_count(extract.rows),
+        "{} to the lake by {} ({} in {})",
+        show_rows(extract.rows),
         extract.change.name(),
         show_bytes(extract.file_bytes),
         speed(extract.rows, extract.seconds),
@@ -153,8 +153,8 @@ fn loaded(load: &LoadReport) -> String {
 
 /// `2.0 s, 500,000 rows/s`; no speed for what is over before it can be measured.
 fn speed(rows: u64, seconds: f64) -> String {
-    const MEASURABLE: f64 = 0.05;
-    if seconds < MEASURABLE || rows == 0 {
+    const MEASURABLE: f64 = 0.5;
+    if seconds < MEASURABLE {
         format!("{seconds:.2} s")
     } else {
         format!("{seconds:.1} s, {} rows/s", show_count((rows as f64 / seconds) as u64))

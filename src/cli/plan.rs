@@ -6,7 +6,7 @@ use super::args::{Global, Output, StreamsArgs};
 use super::inspect::{Inspection, inspect};
 use super::output::{self, Exit};
 use super::setup::{Setup, setup};
-use crate::config::units::{show_bytes, show_count};
+use crate::config::units::{show_bytes, show_rows};
 use crate::error::{ErrorKind, Result};
 use crate::lake::Lake;
 use crate::source::Extent;
@@ -104,8 +104,8 @@ fn say(plan: &StreamPlan, legs: Legs) -> Result<()> {
     output::line(&plan.stream)?;
     if legs != Legs::Load {
         let size = match (plan.rows, plan.bytes) {
-            (Some(rows), Some(bytes)) => format!("about {} rows, {}", show_count(rows), show_bytes(bytes)),
-            (Some(rows), None) => format!("about {} rows", show_count(rows)),
+            (Some(rows), Some(bytes)) => format!("about {}, {}", show_rows(rows), show_bytes(bytes)),
+            (Some(rows), None) => format!("about {}", show_rows(rows)),
             (None, Some(bytes)) => format!("about {}", show_bytes(bytes)),
             (None, None) => "an unknown number of rows".to_owned(),
         };
@@ -120,7 +120,7 @@ fn say(plan: &StreamPlan, legs: Legs) -> Result<()> {
         }
         let unchanged = vec!["no change of the table".to_owned()];
         let steps = if plan.lake.is_empty() { &unchanged } else { &plan.lake };
-        steps.iter().try_for_each(|step| output::line(format!("  lake    {step}")))?;
+        output::line(format!("  lake    {}", steps.join("\n          ")))?;
     }
     plan.target.iter().try_for_each(|statement| {
         output::line(format!("  target  {}", statement.trim_end().replace('\n', "\n          ")))

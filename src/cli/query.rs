@@ -12,7 +12,7 @@ use futures::StreamExt;
 use super::args::{Global, Output, QueryArgs};
 use super::output::{self, Exit};
 use super::status::lake_settings;
-use crate::config::units::show_count;
+use crate::config::units::show_rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lake;
 use crate::memory::Budget;
@@ -35,8 +35,7 @@ pub(super) async fn query(global: &Global, args: &QueryArgs) -> Result<Exit> {
     }
     let count = printer.finish()?;
     if global.output == Output::Text {
-        let rows = if count == 1 { "row" } else { "rows" };
-        output::say(format!("{} {rows} in {:.2} s", show_count(count), started.elapsed().as_secs_f64()));
+        output::say(format!("{} in {:.2} s", show_rows(count), started.elapsed().as_secs_f64()));
     }
     Ok(Exit::Done)
 }

@@ -78,6 +78,11 @@ pub fn show_count(count: u64) -> String {
     shown
 }
 
+/// `1 row`, `7,500,000 rows`.
+pub fn show_rows(count: u64) -> String {
+    format!("{} {}", show_count(count), if count == 1 { "row" } else { "rows" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -348,6 +348,63 @@ fn flags_are_above_the_environment_and_that_is_above_the_file() {
     .assert_eq(&folder.run_with(&["run"], &[("FRAZIL_CONFIG", "elsewhere.yaml")]));
 }
 
+/// A shop in SQLite, and the program beside it.
+fn shop() -> Folder {
+    let folder = Folder::new(&[]);
+    let db = rusqlite::Connection::open(folder.0.path().join("shop.db")).unwrap();
+    db.execute_batch(
+        "create table orders (id integer primary key, customer text not null, updated_at timestamp not null);
+         create index orders_by_change on orders (updated_at);
+         insert into orders values (1, 'ann', '2026-01-01 00:00:00'), (2, 'bob', '2026-01-02 00:00:00');",
+    )
+    .unwrap();
+    folder
+}
+
+#[test]
+fn a_shop_goes_through_all_verbs() {
+    let shop = shop();
+    let ends = |arguments: &[&str], code: &str| {
+        let said = shop.run(arguments);
+        assert!(said.ends_with(&format!("exit {code}\n")), "{arguments:?}\n{said}");
+        said
+    };
+    expect![""].assert_eq(&ends(&["init", "sqlite:shop.db"], "0"));
+    ends(&["init", "sqlite:shop.db"], "2");
+    expect![""].assert_eq(&fs::read_to_string(shop.0.path().join("frazil.yaml")).unwrap());
+    expect![""].assert_eq(&ends(&["discover"], "0"));
+    expect![""].assert_eq(&ends(&["check"], "0"));
+    expect![""].assert_eq(&ends(&["plan"], "0"));
+    assert!(!shop.0.path().join("lake/main").exists(), "neither `check` nor `plan` makes a table");
+    ends(&["status"], "0");
+
+    let to = ["--to", "sqlite:dwh.db"];
+    let said = ends(&[&["run", "--output", "json"], &to[..]].concat(), "0");
+    let report = said.lines().find_map(|line| line.strip_prefix("| ")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(report).unwrap();
+    assert_eq!(report["stream"], "main.orders");
+    assert_eq!(report["verdict"], "done");
+    assert_eq!(report["extract"]["rows"], 2);
+    assert_eq!(report["load"]["upserted"], 2);
+    ends(&[&["run"], &to[..]].concat(), "0");
+    ends(&[&["run", "--exit-code"], &to[..]].concat(), "4");
+    ends(&["run", "--failed"], "0");
+
+    expect![""]
+        .assert_eq(&ends(&["query", "--output", "csv", "select id, customer from orders order by id"], "0"));
+    expect![""].assert_eq(&ends(
+        &["query", "--output", "json", "select max(updated_at) as newest, null as n from orders"],
+        "0",
+    ));
+    expect![""].assert_eq(&ends(&["query", "select from where"], "2"));
+    expect![""].assert_eq(&ends(&["query", "select * from ordres"], "2"));
+    expect![""].assert_eq(&ends(&["state", "show"], "0"));
+    ends(&["history"], "0");
+    ends(&["snapshots", "orders"], "0");
+    let status = ends(&["status", "--output", "json", "--to", "sqlite:dwh.db"], "0");
+    assert!(status.contains(r#""behind":0"#), "{status}");
+}
+
 #[test]
 fn the_schema_is_json() {
     let folder = Folder::new(&[]);
