@@ -110,7 +110,7 @@ fn start_log(verbose: bool) {
         .with_env_filter(filter)
         .with_writer(|| LogWriter)
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(false)
         .init();
 }
 

@@ -1,5 +1,6 @@
 //! What people and programs get to see: data on stdout, the rest on stderr.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
 
@@ -96,8 +97,11 @@ pub(super) fn say_error(error: &Error, verbose: bool) {
     }
 }
 
+/// What was said of streams so far, so that a loop says it once.
+pub(super) type Said = BTreeSet<(String, String)>;
+
 /// The end of a stream's pass, for people.
-pub(super) fn report(report: &StreamReport, width: usize) -> Result<()> {
+pub(super) fn report(report: &StreamReport, width: usize, said: &mut Said) -> Result<()> {
     let verdict = match report.verdict {
         Verdict::Done => "done",
         Verdict::NothingToDo => "no change",
@@ -120,7 +124,9 @@ pub(super) fn report(report: &StreamReport, width: usize) -> Result<()> {
     line(format!("{verdict:<9}  {:<width$}  {}", report.stream, parts.join("; ")))?;
     if let (Some(extract), true) = (&report.extract, report.verdict != Verdict::NothingToDo) {
         for note in &extract.notes {
-            say(format!("           note: {note}"));
+            if said.insert((report.stream.clone(), note.clone())) {
+                say(format!("           note: {note}"));
+            }
         }
     }
     if let Some(error) = &report.error {

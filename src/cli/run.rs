@@ -8,7 +8,7 @@ use futures::StreamExt;
 use uuid::Uuid;
 
 use super::args::{Global, Output, RunArgs};
-use super::output::{self, Exit};
+use super::output::{self, Exit, Said};
 use super::plan::plan;
 use super::progress::Bar;
 use super::setup::{Setup, history, setup};
@@ -26,9 +26,10 @@ pub(super) async fn run(global: &Global, args: &RunArgs, legs: Legs) -> Result<E
         return plan(global, &args.streams, legs).await;
     }
     let interrupt = Interrupt::listen();
+    let mut said = Said::new();
     loop {
         let began = Instant::now();
-        let exit = once(global, args, legs, &interrupt).await;
+        let exit = once(global, args, legs, &interrupt, &mut said).await;
         let Some(every) = args.how.every else { return exit };
         // A loop outlives a night of a lost network; a wrong configuration does not get right by itself.
         if let Err(error) = exit {
@@ -44,7 +45,13 @@ pub(super) async fn run(global: &Global, args: &RunArgs, legs: Legs) -> Result<E
     }
 }
 
-async fn once(global: &Global, args: &RunArgs, legs: Legs, interrupt: &Interrupt) -> Result<Exit> {
+async fn once(
+    global: &Global,
+    args: &RunArgs,
+    legs: Legs,
+    interrupt: &Interrupt,
+    said: &mut Said,
+) -> Result<Exit> {
     let Setup { config, mut streams } = setup(global, &args.streams).await?;
     if legs == Legs::Load && streams.iter().all(|stream| stream.target.is_none()) {
         return Err(Error::new(ErrorKind::Config, "no stream has a target")
@@ -75,7 +82,7 @@ async fn once(global: &Global, args: &RunArgs, legs: Legs, interrupt: &Interrupt
         let Some(report) = report else { continue };
         match global.output {
             Output::Json => output::json(&report)?,
-            Output::Text | Output::Csv => output::report(&report, width)?,
+            Output::Text | Output::Csv => output::report(&report, width, said)?,
         }
         if let Some(Err(error)) = history.as_ref().map(|history| history.record(verb(legs), &report)) {
             output::say(format!("warning: {error}"));

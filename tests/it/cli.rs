@@ -369,12 +369,68 @@ fn a_shop_goes_through_all_verbs() {
         assert!(said.ends_with(&format!("exit {code}\n")), "{arguments:?}\n{said}");
         said
     };
-    expect![""].assert_eq(&ends(&["init", "sqlite:shop.db"], "0"));
+    expect![[r#"
+        ! wrote frazil.yaml with 1 streams
+        ! next: frazil check
+        exit 0
+    "#]]
+    .assert_eq(&ends(&["init", "sqlite:shop.db"], "0"));
     ends(&["init", "sqlite:shop.db"], "2");
-    expect![""].assert_eq(&fs::read_to_string(shop.0.path().join("frazil.yaml")).unwrap());
-    expect![""].assert_eq(&ends(&["discover"], "0"));
-    expect![""].assert_eq(&ends(&["check"], "0"));
-    expect![""].assert_eq(&ends(&["plan"], "0"));
+    expect![[r#"
+        # What frazil moves, from where to where. `frazil schema` prints the JSON Schema for editors,
+        # `frazil check` says what each stream would do, `frazil run` does it.
+
+        connections:
+          shop: sqlite:shop.db
+          # dwh: postgres://loader:${DWH_PASSWORD}@host/warehouse
+
+        # Iceberg tables, for every engine that reads them.
+        lake:
+          warehouse: ./lake
+
+        defaults:
+          source: shop
+          # target: dwh.raw        # connection.schema to load into; without it rows stay in the lake
+          # mode: merge            # merge | append | replace; by itself: merge where there is a primary key
+          # change: auto           # auto | timestamp | version | id | full
+          # lag: 10m               # read again what lies this far behind the newest change
+
+        # `public.*: {}` takes all tables of a schema; a table's own entry, or the last pattern, decides.
+        streams:
+          # about 2 rows; 4.1 kB; key id; cursor updated_at (timestamp, indexed)
+          main.orders: {}
+    "#]]
+    .assert_eq(&fs::read_to_string(shop.0.path().join("frazil.yaml")).unwrap());
+    expect![[r#"
+        | table        kind   rows  size    key  cursor
+        | main.orders  table     2  4.1 kB  id   updated_at (timestamp, indexed), id (id, indexed)
+        exit 0
+    "#]]
+    .assert_eq(&ends(&["discover"], "0"));
+    expect![[r#"
+        | ok      lake ./lake: can be written
+        | ok      main.orders  merge by id, timestamp on updated_at (indexed), about 2 rows
+        |         note: changes by `updated_at` (by its name, indexed)
+        |         note: deletes leave no trace in a cursor; `change: full` sees them
+        |         note: first read: everything
+        |         column: id INTEGER: whole numbers only; a run stops at any other value, unless `values.types` says text
+        |         column: updated_at timestamp: timestamps like 2024-01-31 12:34:56 only, up to microseconds, made UTC; a run stops at any other value, unless `values.types` says text
+        exit 0
+    "#]].assert_eq(&ends(&["check"], "0"));
+    expect![[r#"
+        | main.orders
+        |   read    the whole table: about 2 rows, 4.1 kB; timestamp on updated_at (indexed)
+        |           SELECT "id", "customer", "updated_at", "updated_at" FROM main."orders"
+        |   note    changes by `updated_at` (by its name, indexed)
+        |   note    deletes leave no trace in a cursor; `change: full` sees them
+        |   note    first read: everything
+        |   lake    create table main.orders (merge by id)
+        |             id Int64 not null
+        |             customer Utf8 not null
+        |             updated_at Timestamp(µs) not null
+        exit 0
+    "#]]
+    .assert_eq(&ends(&["plan"], "0"));
     assert!(!shop.0.path().join("lake/main").exists(), "neither `check` nor `plan` makes a table");
     ends(&["status"], "0");
 
@@ -390,15 +446,34 @@ fn a_shop_goes_through_all_verbs() {
     ends(&[&["run", "--exit-code"], &to[..]].concat(), "4");
     ends(&["run", "--failed"], "0");
 
-    expect![""]
-        .assert_eq(&ends(&["query", "--output", "csv", "select id, customer from orders order by id"], "0"));
-    expect![""].assert_eq(&ends(
+    expect![[r#"
+        | id,customer
+        | 1,ann
+        | 2,bob
+        exit 0
+    "#]]
+    .assert_eq(&ends(&["query", "--output", "csv", "select id, customer from orders order by id"], "0"));
+    expect![[r#"
+        | {"newest":"2026-01-02T00:00:00","n":null}
+        exit 0
+    "#]]
+    .assert_eq(&ends(
         &["query", "--output", "json", "select max(updated_at) as newest, null as n from orders"],
         "0",
     ));
-    expect![""].assert_eq(&ends(&["query", "select from where"], "2"));
-    expect![""].assert_eq(&ends(&["query", "select * from ordres"], "2"));
-    expect![""].assert_eq(&ends(&["state", "show"], "0"));
+    expect![[r#"
+        ! error: there is no table `where` in the lake
+        !   hint: the lake has `main.orders`
+        exit 2
+    "#]]
+    .assert_eq(&ends(&["query", "select from where"], "2"));
+    expect![[r#"
+        ! error: there is no table `ordres` in the lake
+        !   hint: did you mean `main.orders`?
+        exit 2
+    "#]]
+    .assert_eq(&ends(&["query", "select * from ordres"], "2"));
+    assert!(ends(&["state", "show"], "0").contains(r#""column": "updated_at""#));
     ends(&["history"], "0");
     ends(&["snapshots", "orders"], "0");
     let status = ends(&["status", "--output", "json", "--to", "sqlite:dwh.db"], "0");
