@@ -60,8 +60,12 @@ impl Exit {
 
 /// Prints one line to stdout. A reader that has left ends the process quietly, as `head` expects.
 pub(super) fn line(text: impl fmt::Display) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    // Bars and lines may share one terminal.
+    let written = super::progress::above(|| {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}").and_then(|()| stdout.flush())
+    });
+    match written {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(Exit::Done as i32),
         Err(error) => Err(Error::new(ErrorKind::Transient, format!("cannot write to stdout: {error}"))),
