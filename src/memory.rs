@@ -57,9 +57,10 @@ impl Budget {
         (self.rows() / 8 / self.parallel as u64).clamp(1 << 20, 16 << 20) as usize
     }
 
-    /// A row group under construction in one writer: encoded bytes.
+    /// A row group under construction in one writer: encoded bytes. Near its end it is held three times:
+    /// as pages, as the row group, and as parts on their way to the store.
     pub fn row_group_bytes(self) -> usize {
-        (self.rows() / 4 / self.parallel as u64).clamp(4 << 20, 64 << 20) as usize
+        (self.rows() / 8 / self.parallel as u64).clamp(4 << 20, 64 << 20) as usize
     }
 
     /// DataFusion's pool: sort, merge, lookup.
