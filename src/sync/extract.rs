@@ -201,8 +201,10 @@ impl<'a> Pass<'a> {
         let table = match existing {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
-                expect_same_shape(&table, &spec)?;
+                expect_same_mode(&table, &spec)?;
                 notes.extend(table.evolve(&spec.schema).await?);
+                // After evolving: a key column that was renamed in the source has its new name by now.
+                expect_same_key(&table, &spec)?;
                 table
             }
         };
@@ -426,23 +428,26 @@ fn same_columns(a: &[String], b: &[String]) -> bool {
     a.len() == b.len() && a.iter().all(|column| b.contains(column))
 }
 
-/// A table keeps its mode and its key for life: rows that came by one rule cannot be continued by another.
-fn expect_same_shape(table: &LakeTable, spec: &TableSpec) -> Result<()> {
-    let differs = if table.mode() != spec.mode {
-        Some(format!("the lake table is kept as {:?}, the stream wants {:?}", table.mode(), spec.mode))
-    } else if !same_columns(&table.key(), &spec.key) {
-        Some(format!(
-            "the lake table's key is ({}), the stream's is ({})",
-            table.key().join(", "),
-            spec.key.join(", ")
-        ))
-    } else {
-        None
-    };
-    match differs {
-        None => Ok(()),
-        Some(message) => Err(Error::new(ErrorKind::Config, message.to_lowercase())
-            .with("table", table.id())
-            .hint("set `mode` and `primary_key` as they were, or write to a new `lake_table`")),
+/// A table keeps its mode for life: rows that came by one rule cannot be continued by another.
+fn expect_same_mode(table: &LakeTable, spec: &TableSpec) -> Result<()> {
+    if table.mode() == spec.mode {
+        return Ok(());
     }
+    let message =
+        format!("the lake table is in mode {:?}, the stream is in mode {:?}", table.mode(), spec.mode);
+    Err(Error::new(ErrorKind::Config, message.to_lowercase())
+        .with("table", table.id())
+        .hint("set `mode` as it was, or write to a new `lake_table`"))
+}
+
+/// A table keeps its key for life too.
+fn expect_same_key(table: &LakeTable, spec: &TableSpec) -> Result<()> {
+    let key = table.key();
+    if same_columns(&key, &spec.key) {
+        return Ok(());
+    }
+    let (old, new) = (key.join(", "), spec.key.join(", "));
+    Err(Error::new(ErrorKind::Config, format!("the lake table's key is ({old}), the stream's is ({new})"))
+        .with("table", table.id())
+        .hint("set `primary_key` as it was, or write to a new `lake_table`"))
 }

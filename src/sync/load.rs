@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Int8Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
 use super::{Context, LoadReport, Progress, Stream, TargetRef};
 use crate::connectors;
+use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{DeltaExtent, LakeTable, TableMode};
 use crate::merge;
+use crate::table::OP_COLUMN;
 use crate::target::{Applied, Merge, Strategy, TargetTable};
 
 /// Brings a stream's target table to the lake's current snapshot.
@@ -91,7 +93,7 @@ async fn change(
     };
     let expected = delta.added + if delta.extent == DeltaExtent::Whole { 0 } else { delta.removed };
     progress.start(Some(expected));
-    let runtime = context.budget.runtime().with_object_store_registry(context.lake.stores()).build_arc()?;
+    let runtime = merge::runtime(context.budget, context.lake.stores())?;
     let changes = merge::collapse(&delta, &wanted.key, runtime).await?;
     Ok(Merge {
         stream: stream.name.clone(),
@@ -99,41 +101,51 @@ async fn change(
         from: applied,
         to: goal,
         strategy,
-        changes: Counted::new(changes, progress.clone()),
+        changes: Box::pin(Changes::new(changes, !delta.with_ops, progress.clone())),
         rows: Some(expected),
     })
 }
 
-/// Counts what passes through.
-struct Counted {
+/// Counts what passes through, and says of an append table's rows that each is to be inserted: their own
+/// `_op` column is history, not an order.
+struct Changes {
     inner: SendableRecordBatchStream,
+    schema: SchemaRef,
+    insert_all: bool,
     progress: Arc<Progress>,
 }
 
-impl Counted {
-    fn new(inner: SendableRecordBatchStream, progress: Arc<Progress>) -> SendableRecordBatchStream {
-        Box::pin(Self { inner, progress })
+impl Changes {
+    fn new(inner: SendableRecordBatchStream, insert_all: bool, progress: Arc<Progress>) -> Self {
+        let mut fields: Vec<_> = inner.schema().fields().iter().cloned().collect();
+        if insert_all {
+            fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
+        }
+        Self { inner, schema: Arc::new(Schema::new(fields)), insert_all, progress }
+    }
+
+    fn pass(&self, batch: RecordBatch) -> datafusion::error::Result<RecordBatch> {
+        self.progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+        if !self.insert_all {
+            return Ok(batch);
+        }
+        let mut columns = batch.columns().to_vec();
+        columns.push(Arc::new(Int8Array::from_value(Op::Upsert as i8, batch.num_rows())));
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 }
 
-impl futures::Stream for Counted {
+impl futures::Stream for Changes {
     type Item = datafusion::error::Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.inner.as_mut().poll_next(context);
-        if let Poll::Ready(Some(Ok(batch))) = &polled {
-            self.progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
-        }
-        polled
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.inner.size_hint()
+        let polled = std::task::ready!(self.inner.as_mut().poll_next(context));
+        Poll::Ready(polled.map(|batch| batch.and_then(|batch| self.pass(batch))))
     }
 }
 
-impl RecordBatchStream for Counted {
+impl RecordBatchStream for Changes {
     fn schema(&self) -> SchemaRef {
-        self.inner.schema()
+        self.schema.clone()
     }
 }
