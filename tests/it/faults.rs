@@ -56,11 +56,11 @@ async fn a_crash_at_each_named_point_loses_and_doubles_nothing() {
         // The first and the second time that it is passed: the first stream, and the other one.
         for when in ["", "1*off->"] {
             for action in ["kill", "error"] {
+                change(&source, round).await;
+                round += 1;
                 let ran = pipeline.run_with_faults(&["run"], &format!("{point}={when}return({action})"));
                 assert_ne!(ran.code, Some(0), "{point} was never passed: {ran:?}");
                 assert_eq!(ran.code.is_none(), action == "kill", "{ran:?}");
-                change(&source, round).await;
-                round += 1;
             }
         }
         one_clean_run_heals(&pipeline, &source, &target).await;
