@@ -197,7 +197,7 @@ impl<'a> Pass<'a> {
         let plan = reading.plan().clone();
         let spec = lake_table_plan(stream, description, &plan)?;
         let mode = spec.mode;
-        let mut notes = plan.notes.clone();
+        let mut notes = Vec::new();
         let table = match existing {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
@@ -258,6 +258,9 @@ impl<'a> Pass<'a> {
             return Err(Error::new(ErrorKind::Internal, "a reading ended without being complete")
                 .with("table", &self.stream.source_table));
         }
+        // Only now does the reading know how many values it had to replace.
+        let mut notes = self.reading.plan().notes.clone();
+        notes.append(&mut self.notes);
         Ok(ExtractReport {
             change: self.plan.change,
             extent: self.plan.extent,
@@ -265,7 +268,7 @@ impl<'a> Pass<'a> {
             file_bytes: tally.bytes,
             snapshot: self.table.current(),
             changed: tally.commits > 0,
-            notes: std::mem::take(&mut self.notes),
+            notes,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
