@@ -112,9 +112,10 @@ fn evolve(
         let kind = fitted(&field.field_type, from).map_err(|error| error.with("column", from.name()))?;
         if kind != *field.field_type {
             evolved.notes.push(format!(
-                "column `{}` is widened: {} to {kind}",
+                "column `{}` is widened: {} to {}",
                 from.name(),
-                field.field_type
+                describe(&field.field_type),
+                describe(&kind)
             ));
         }
         if field.name != *from.name() {
