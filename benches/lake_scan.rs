@@ -5,6 +5,7 @@
 //! and the delta of a small change; each before and after one row in a hundred is updated.
 //!
 //! `cargo bench --bench lake_scan`; `ROWS=600000` for a smaller table.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,6 +8,7 @@
 //!
 //! The table has the shape of TPC-H's lineitem, with the key (orderkey, linenumber). Upserts follow
 //! each other in one table, as they would in life; each finds the delete files of those before.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench lake_write [-- ROWS]` prints rows per second for a table shaped like TPC-H
 //! `lineitem`, and how long commits take as a table gets older.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -220,7 +220,7 @@ impl Lab {
     /// What a runner does: loads the table, writes, commits.
     async fn run(&self, broken: Option<&Arc<Broken>>) -> Result<()> {
         let lake = self.lake(broken).await;
-        let mut table = lake.table(&table_id()).await?.ok_or_else(|| missing())?;
+        let mut table = lake.table(&table_id()).await?.ok_or_else(missing)?;
         let from = table.position()?.map(|position| position.watermark);
         let (rows, _, to) = self.next();
         let budget = Budget::new(256 << 20, 1)?;

@@ -71,10 +71,13 @@ fn marked(name: &str, kind: DataType, extension: &str) -> Field {
         .with_metadata(HashMap::from([("ARROW:extension:name".to_owned(), extension.to_owned())]))
 }
 
+/// A column, its rows, and the bounds that a manifest should give for it.
+type ColumnWithBounds = (Field, ArrayRef, Option<(Datum, Datum)>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_hold_for_every_type() {
     let long = "x".repeat(100);
-    let columns: Vec<(Field, ArrayRef, Option<(Datum, Datum)>)> = vec![
+    let columns: Vec<ColumnWithBounds> = vec![
         (
             Field::new("id", DataType::Int64, false),
             Arc::new(Int64Array::from(vec![3, -7, 5])),
