@@ -98,10 +98,10 @@ row "about 1,000 random keys into a 6 M row table" "about 1,000 random keys into
 echo
 load=("$frazil" load --from "$src" --table public.lineitem --lake "$work/lake" --to "$dwh" --target-table public.lineitem --output json)
 for ((i = 0; i < rounds; i++)); do
-  sql "$dwh" "drop table if exists lineitem, frazil_applied, by_hand"
+  sql "$dwh" "set client_min_messages = error; drop table if exists lineitem, frazil_applied, by_hand"
   sql "$dwh" "create table by_hand ($lineitem_columns)"
-  timed "limit: COPY, then add the key" sh -c "psql -Xq '$src' -c 'copy lineitem to stdout (format binary)' >'$work/rows' &&
-    psql -Xq '$dwh' -c '\\copy by_hand from $work/rows (format binary)' -c 'alter table by_hand add primary key (l_orderkey, l_linenumber)'"
+  timed "limit: COPY, then add the key" sh -c "psql -Xq '$src' -c 'copy lineitem to stdout (format binary)' |
+    psql -Xq '$dwh' -c 'copy by_hand from stdin (format binary)' && psql -Xq '$dwh' -c 'alter table by_hand add primary key (l_orderkey, l_linenumber)'"
   timed "first load" "${load[@]}"
 done
 row "limit: COPY, then add the key" "limit: COPY, then add the key"

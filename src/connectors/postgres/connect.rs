@@ -42,7 +42,8 @@ const SETTINGS: &str = "SELECT current_setting('server_version_num'), pg_is_in_r
      SET datestyle = 'ISO, MDY'; SET intervalstyle = 'iso_8601'; SET timezone = 'UTC'; \
      SET extra_float_digits = 3; SET bytea_output = 'hex'; SET xmloption = 'content'; \
      SET standard_conforming_strings = on; SET client_min_messages = warning; \
-     SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0";
+     SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
+     SELECT set_config('jit', 'off', false) FROM pg_settings WHERE name = 'jit'";
 
 /// An open session.
 pub(super) struct Session {
