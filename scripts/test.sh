@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change goes in: format, lints, all tests, documentation.
-# Installs what the tests need. About 20 minutes from nothing on two cores, 2 minutes after that.
+# Installs what the tests need. Up to 25 minutes from nothing on two cores, some 5 after that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
