@@ -63,7 +63,8 @@ pub async fn collapse(
     key: &[String],
     runtime: Arc<RuntimeEnv>,
 ) -> Result<SendableRecordBatchStream> {
-    let config = config().with_target_partitions(LOAD_PARTITIONS);
+    // One sort with all of the memory, not one for each file that came or went.
+    let config = config().with_target_partitions(LOAD_PARTITIONS).with_repartition_sorts(false);
     let session = SessionContext::new_with_config_rt(config, runtime);
     let rows = session.read_table(delta.rows.clone())?;
     if !delta.with_ops {
