@@ -9,7 +9,7 @@
 //! Nothing here is visible before the catalog is swapped; what was written for a snapshot that never
 //! came is in [`Draft::written`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, ManifestContentType, ManifestEntryRef, ManifestFile,
@@ -73,8 +73,14 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Adds new files.
+    /// Adds new files, as of this snapshot.
     pub(super) async fn add(&mut self, files: &[WrittenFile]) -> Result<()> {
+        // A negative number: inherited from the snapshot.
+        self.add_as_of(files, -1).await
+    }
+
+    /// Adds new files with the data sequence number of the rows that they take over.
+    pub(super) async fn add_as_of(&mut self, files: &[WrittenFile], sequence: i64) -> Result<()> {
         let mut groups: BTreeMap<(bool, i32), Vec<&DataFile>> = BTreeMap::new();
         for written in files {
             let deletes = written.file.content_type() != DataContentType::Data;
@@ -86,8 +92,7 @@ impl<'a> Draft<'a> {
             for files in files.chunks(MANIFEST_ENTRIES) {
                 let mut writer = self.writer(spec, content)?;
                 for file in files {
-                    // A negative number: inherited from the snapshot.
-                    writer.add_file((*file).clone(), -1).map_err(iceberg_error)?;
+                    writer.add_file((*file).clone(), sequence).map_err(iceberg_error)?;
                 }
                 self.finish(writer).await?;
             }
@@ -97,19 +102,40 @@ impl<'a> Draft<'a> {
 
     /// Removes all files that are there. To be called before any is added.
     pub(super) async fn remove_all(&mut self) -> Result<()> {
+        self.remove_where(|_| true).await.map(drop)
+    }
+
+    /// Removes some of the files that are there, and says how many were found. To be called before any
+    /// is added.
+    pub(super) async fn remove(&mut self, gone: &HashSet<FileKey>) -> Result<usize> {
+        self.remove_where(|file| gone.contains(&FileKey::of(file))).await
+    }
+
+    /// Manifests that hold none of the files stay as they are.
+    async fn remove_where(&mut self, gone: impl Fn(&DataFile) -> bool) -> Result<usize> {
+        let mut removed = 0;
         for old in std::mem::take(&mut self.manifests) {
             let entries = self.load(&old).await?;
+            if !entries.iter().any(|entry| gone(entry.data_file())) {
+                self.manifests.push(old);
+                continue;
+            }
             let mut writer = self.writer(old.partition_spec_id, old.content)?;
             for entry in entries {
-                self.counts.remove(entry.data_file());
-                let sequence = sequence_of(&entry, &old);
-                writer
-                    .add_delete_file(rebuilt(&entry, &old)?, sequence, entry.file_sequence_number)
-                    .map_err(iceberg_error)?;
+                let (file, sequence) = (rebuilt(&entry, &old)?, sequence_of(&entry, &old));
+                if gone(&file) {
+                    removed += 1;
+                    self.counts.remove(&file);
+                    writer.add_delete_file(file, sequence, entry.file_sequence_number)
+                } else {
+                    let added_by = entry.snapshot_id().unwrap_or(old.added_snapshot_id);
+                    writer.add_existing_file(file, added_by, sequence, entry.file_sequence_number)
+                }
+                .map_err(iceberg_error)?;
             }
             self.finish(writer).await?;
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Merges small manifests when there are many, so that planning stays cheap however often a table
@@ -232,6 +258,20 @@ impl<'a> Draft<'a> {
             .with_summary(Summary { operation, additional_properties: summary })
             .with_schema_id(metadata.current_schema_id())
             .build())
+    }
+}
+
+/// What tells two files of a snapshot apart: deletion vectors share a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct FileKey {
+    path: String,
+    content_offset: Option<i64>,
+}
+
+impl FileKey {
+    /// Of a data or delete file.
+    pub(super) fn of(file: &DataFile) -> Self {
+        Self { path: file.file_path().to_owned(), content_offset: file.content_offset() }
     }
 }
 
