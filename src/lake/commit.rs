@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention};
+use iceberg::spec::{MAIN_BRANCH, Snapshot};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::snapshot::Draft;
@@ -23,13 +23,13 @@ use crate::faults;
 use crate::memory::Budget;
 
 /// Snapshot summary, and as a mirror the table property: the position that covers the rows.
-const WATERMARK: &str = "frazil.watermark";
+pub(super) const WATERMARK: &str = "frazil.watermark";
 /// Snapshot summary: rows that were there before and are hidden by this snapshot.
 const REPLACED_ROWS: &str = "frazil.replaced-rows";
 /// Snapshot summary: new rows that a later one with the same key hides.
 const REPEATED_ROWS: &str = "frazil.repeated-rows";
 /// The branch on which a first read collects its parts.
-const FIRST_READ: &str = "frazil_first_read";
+pub(super) const FIRST_READ: &str = "frazil_first_read";
 /// Snapshot summary: this snapshot is a part of a first read that readers do not see yet.
 pub(super) const UNFINISHED: &str = "frazil.unfinished";
 
@@ -235,16 +235,6 @@ impl LakeTable {
         updates
     }
 
-    /// A branch's new head; what its owner said of retention stays.
-    fn reference(&self, branch: &str, head: SnapshotId) -> SnapshotReference {
-        // The library shows references only in JSON.
-        let metadata = serde_json::to_value(self.table.metadata()).unwrap_or_default();
-        let known = metadata["refs"].get(branch).cloned();
-        let known = known.and_then(|known| serde_json::from_value::<SnapshotReference>(known).ok());
-        let retention = known.map_or(SnapshotRetention::branch(None, None, None), |known| known.retention);
-        SnapshotReference::new(head.0, retention)
-    }
-
     /// The last part of an unfinished first read.
     fn first_read(&self) -> Option<SnapshotId> {
         self.table.metadata().snapshot_for_ref(FIRST_READ).map(|snapshot| SnapshotId(snapshot.snapshot_id()))
@@ -264,24 +254,6 @@ impl LakeTable {
             stays(MAIN_BRANCH),
             stays(FIRST_READ),
         ]
-    }
-
-    /// Makes an older snapshot the current one, and its position the table's. The snapshots after it
-    /// stay readable by id until they expire.
-    pub async fn roll_back(&mut self, to: SnapshotId) -> Result<()> {
-        if self.table.metadata().snapshot_by_id(to.0).is_none() {
-            return Err(self.no_snapshot(to));
-        }
-        let mut updates = vec![TableUpdate::SetSnapshotRef {
-            ref_name: MAIN_BRANCH.to_owned(),
-            reference: self.reference(MAIN_BRANCH, to),
-        }];
-        updates.push(match self.ancestors(to).find_map(|snapshot| watermark_of(snapshot)) {
-            Some(watermark) => mirror(&watermark),
-            None => TableUpdate::RemoveProperties { removals: vec![WATERMARK.to_owned()] },
-        });
-        self.table = self.catalog.commit(&self.table, self.unmoved(), updates).await?;
-        Ok(())
     }
 }
 
@@ -304,11 +276,11 @@ fn changes_nothing(change: &Change) -> bool {
         && change.from.as_ref() == Some(&change.to)
 }
 
-fn watermark_of(snapshot: &Snapshot) -> Option<Watermark> {
+pub(super) fn watermark_of(snapshot: &Snapshot) -> Option<Watermark> {
     snapshot.summary().additional_properties.get(WATERMARK).map(Watermark::new)
 }
 
-fn mirror(watermark: &Watermark) -> TableUpdate {
+pub(super) fn mirror(watermark: &Watermark) -> TableUpdate {
     let updates = HashMap::from([(WATERMARK.to_owned(), watermark.as_str().to_owned())]);
     TableUpdate::SetProperties { updates }
 }

@@ -30,6 +30,7 @@ mod names;
 mod partition;
 mod position_deletes;
 mod probe;
+mod refs;
 mod scan;
 mod schema;
 mod snapshot;
@@ -52,7 +53,8 @@ use crate::table::TableId;
 
 pub use commit::{Change, Effect};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
-pub use inspect::{FileInfo, HistoryEntry};
+pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
+pub use refs::{RefInfo, RefKind, is_ref_name};
 pub use storage::Stores;
 pub use write::{TableWriter, WrittenFile};
 

@@ -1,4 +1,4 @@
-//! Which moment of the past: a snapshot's id, or a time.
+//! Which moment of the past: a snapshot's id, a time, or the name of a tag or branch.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,23 +7,26 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::LakeTable;
+use crate::lake::{LakeTable, is_ref_name};
 
 /// A moment of a table's past.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AsOf {
     /// This snapshot.
     Snapshot(SnapshotId),
     /// What readers saw at this time.
     Timestamp(DateTime<Utc>),
+    /// What a tag or branch stands for.
+    Ref(String),
 }
 
 impl AsOf {
     /// The snapshot that is meant.
-    pub fn resolve(self, table: &LakeTable) -> Result<SnapshotId> {
+    pub fn resolve(&self, table: &LakeTable) -> Result<SnapshotId> {
         let snapshots = table.snapshots();
         match self {
-            Self::Snapshot(id) if snapshots.iter().any(|snapshot| snapshot.id == id) => Ok(id),
+            Self::Snapshot(id) if snapshots.iter().any(|snapshot| snapshot.id == *id) => Ok(*id),
+            Self::Ref(name) => table.named(name).ok_or_else(|| table.no_ref(name)),
             Self::Snapshot(id) => Err(Error::new(ErrorKind::Config, "the table has no such snapshot")
                 .with("table", table.id())
                 .with("snapshot", id)
@@ -33,7 +36,7 @@ impl AsOf {
                     }
                     None => "the table has no snapshot yet".to_owned(),
                 })),
-            Self::Timestamp(moment) => table.snapshot_at(moment).ok_or_else(|| {
+            Self::Timestamp(moment) => table.snapshot_at(*moment).ok_or_else(|| {
                 Error::new(ErrorKind::Config, "the table had no rows to read at that time")
                     .with("table", table.id())
                     .with("time", moment.to_rfc3339())
@@ -48,7 +51,8 @@ impl AsOf {
     }
 }
 
-/// A number is a snapshot's id. A time without an offset is UTC; a date is its first moment.
+/// A number is a snapshot's id. A time without an offset is UTC; a date is its first moment. What can
+/// be neither is a name.
 impl FromStr for AsOf {
     type Err = Error;
 
@@ -69,9 +73,11 @@ impl FromStr for AsOf {
             parsed.map(|moment| moment.and_utc())
         };
         let date = || Some(NaiveDate::parse_from_str(text, "%F").ok()?.and_time(NaiveTime::MIN).and_utc());
-        with_offset().or_else(without).or_else(date).map(Self::Timestamp).ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("`{text}` is neither a snapshot id nor a time"))
-                .hint("write a number from `frazil snapshots`, or a time like `2026-08-21T12:00:00Z`")
+        let name = || is_ref_name(text).then(|| Self::Ref(text.to_owned()));
+        let moment = with_offset().or_else(without).or_else(date).map(Self::Timestamp);
+        moment.or_else(name).ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("`{text}` is neither a snapshot id nor a time nor a name"))
+                .hint("write a number from `frazil snapshots`, a time like `2026-08-21T12:00:00Z`, or a tag")
         })
     }
 }
@@ -80,6 +86,7 @@ impl fmt::Display for AsOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(id) => id.fmt(f),
+            Self::Ref(name) => f.write_str(name),
             Self::Timestamp(moment) => f.write_str(&moment.to_rfc3339()),
         }
     }
@@ -103,6 +110,8 @@ mod tests {
         check("2026-08-21T12:30:01Z", "2026-08-21T12:30:01+00:00");
         check("2026-08-21T12:30:01+02:00", "2026-08-21T10:30:01+00:00");
         check("2026-08-21 12:30:01+02", "2026-08-21T10:30:01+00:00");
-        check("yesterday", "`yesterday` is neither a snapshot id nor a time");
+        check("q3-audited", "q3-audited");
+        check("7 days", "`7 days` is neither a snapshot id nor a time nor a name");
+        check("2026-13-01", "`2026-13-01` is neither a snapshot id nor a time nor a name");
     }
 }

@@ -95,33 +95,27 @@ impl LakeSchema {
 
     async fn find(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
         if self.table_exist(name) {
-            return self.at(&self.load(name).await?, self.names.as_of).await;
+            return self.at(&self.load(name).await?, self.names.as_of.as_ref()).await;
         }
         if let Some((name, moment)) = name.split_once(AT) {
-            return self.at(&self.load(name).await?, Some(moment.parse()?)).await;
+            return self.at(&self.load(name).await?, Some(&moment.parse()?)).await;
         }
         if let Some((name, range)) = name.split_once(CHANGES) {
             return self.changes(&self.load(name).await?, range).await;
         }
         if let Some((name, what)) = name.rsplit_once('$') {
             let table = self.load(name).await?;
-            return match what {
-                "snapshots" => metadata::snapshots(&table),
-                "history" => metadata::history(&table),
-                "files" => metadata::files(&table, self.moment(&table, self.names.as_of)?).await,
-                _ => Err(Error::new(ErrorKind::Config, format!("there is no metadata table `{what}`"))
-                    .with("table", table.id())
-                    .hint("there are `$snapshots`, `$history` and `$files`")),
-            };
+            let at = self.moment(&table, self.names.as_of.as_ref())?;
+            return metadata::table(&table, what, at).await;
         }
         Err(self.unknown(name))
     }
 
-    async fn at(&self, table: &LakeTable, as_of: Option<AsOf>) -> Result<Arc<dyn TableProvider>> {
+    async fn at(&self, table: &LakeTable, as_of: Option<&AsOf>) -> Result<Arc<dyn TableProvider>> {
         table.provider(self.moment(table, as_of)?).await
     }
 
-    fn moment(&self, table: &LakeTable, as_of: Option<AsOf>) -> Result<Option<crate::delta::SnapshotId>> {
+    fn moment(&self, table: &LakeTable, as_of: Option<&AsOf>) -> Result<Option<crate::delta::SnapshotId>> {
         as_of.map(|as_of| as_of.resolve(table)).transpose()
     }
 
@@ -129,10 +123,10 @@ impl LakeSchema {
         let (from, to) = range.split_once("..").unwrap_or((range, ""));
         let moment = |text: &str| match text {
             "" => Ok(None),
-            text => self.moment(table, Some(text.parse()?)),
+            text => self.moment(table, Some(&text.parse()?)),
         };
         let from = moment(from)?;
-        let to = moment(to)?.or(self.moment(table, self.names.as_of)?).or(table.current());
+        let to = moment(to)?.or(self.moment(table, self.names.as_of.as_ref())?).or(table.current());
         changes::between(table, from, to).await
     }
 
