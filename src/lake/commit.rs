@@ -7,11 +7,14 @@
 //! ```
 //!
 //! Rows and the watermark that covers them appear together or not at all. A crash before the
-//! swap leaves orphan files; after it, nothing is left to do.
+//! swap leaves orphan files for maintenance; after it, nothing is left to do.
+//!
+//! Maintenance runs beside: a snapshot that only rewrites files is no other writer, and a commit that
+//! meets one is laid on top of it.
 
 use std::collections::{BTreeMap, HashMap};
 
-use iceberg::spec::{MAIN_BRANCH, Snapshot};
+use iceberg::spec::{MAIN_BRANCH, Operation, Snapshot};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::snapshot::Draft;
@@ -32,6 +35,10 @@ const REPEATED_ROWS: &str = "frazil.repeated-rows";
 pub(super) const FIRST_READ: &str = "frazil_first_read";
 /// Snapshot summary: this snapshot is a part of a first read that readers do not see yet.
 pub(super) const UNFINISHED: &str = "frazil.unfinished";
+
+/// Times that a commit is laid anew on a table that is being maintained beside it, before it gives up:
+/// maintenance commits seldom, so more in a row than this are no coincidence.
+const REBASES: usize = 20;
 
 /// What to commit.
 #[derive(Debug, Clone)]
@@ -117,24 +124,45 @@ impl LakeTable {
         self.try_commit(change, budget).await.map_err(|error| error.with("table", id))
     }
 
-    async fn try_commit(&mut self, mut change: Change, budget: Budget) -> Result<SnapshotId> {
-        let place = match self.place(&change) {
-            Ok(place) => place,
-            Err(error) => {
-                discard(&self.stores, &change.files).await;
-                return Err(error);
+    /// A table that was only maintained meanwhile holds the same rows: the change is laid anew on what is
+    /// there now. Its data files stay; which old rows it hides is found again, since those have moved.
+    async fn try_commit(&mut self, change: Change, budget: Budget) -> Result<SnapshotId> {
+        let mut outcome = Err(moved(Error::new(ErrorKind::Conflict, "")));
+        for _ in 0..REBASES {
+            let place = match self.place(&change) {
+                Ok(place) => place,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            };
+            outcome = self.attempt(&change, place, budget).await;
+            match &outcome {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    if !self.follow_maintenance().await.unwrap_or(false) {
+                        break;
+                    }
+                }
+                // What may have been swapped in must stay; all else that failed is cleaned up.
+                _ => return outcome,
             }
-        };
-        if let (Some(current), true) = (self.current(), changes_nothing(&change)) {
+        }
+        discard(&self.stores, &change.files).await;
+        outcome
+    }
+
+    async fn attempt(&mut self, change: &Change, place: Place, budget: Budget) -> Result<SnapshotId> {
+        if let (Some(current), true) = (self.current(), changes_nothing(change)) {
             return Ok(current);
         }
         let table = self.table.clone();
         let mut draft = Draft::on(&table, place.parent).await?;
-        let prepared = match self.prepare(&mut draft, &place, &mut change, budget).await {
+        let mut hidden = Vec::new();
+        let prepared = match self.prepare(&mut draft, &place, change, &mut hidden, budget).await {
             Ok(snapshot) => faults::point(faults::BEFORE_COMMIT).map(|()| snapshot),
             Err(error) => Err(error),
         };
-        let outcome = match prepared {
+        let error = match prepared {
             Ok(snapshot) => {
                 let id = SnapshotId(snapshot.snapshot_id());
                 let updates = self.updates(&place, snapshot, &change.to);
@@ -144,28 +172,51 @@ impl LakeTable {
                         faults::point(faults::AFTER_COMMIT)?;
                         return Ok(id);
                     }
-                    Err(error) if error.kind() == ErrorKind::Conflict => Err(moved(error)),
+                    Err(error) if error.kind() == ErrorKind::Conflict => moved(error),
                     // The swap may still come through: what it names must stay.
                     Err(error) => return Err(error),
                 }
             }
-            Err(error) => Err(error),
-        };
-        discard(&self.stores, &change.files).await;
-        for file in &draft.written {
-            if let Err(error) = table.file_io().delete(file).await {
-                tracing::debug!(%error, "metadata without use was not deleted");
+            Err(error) => {
+                discard(&self.stores, &change.files).await;
+                error
             }
-        }
-        outcome
+        };
+        discard(&self.stores, &hidden).await;
+        draft.discard().await;
+        Err(error)
     }
 
-    /// Writes all that the new snapshot needs. Delete files that it makes are added to the change.
+    /// After a lost swap: goes to the newest state, if all that happened since is maintenance (snapshots
+    /// that rewrite files and change no row). `false`: the table is another one's now.
+    async fn follow_maintenance(&mut self) -> Result<bool> {
+        let mut newest = self.clone();
+        newest.reload().await?;
+        let columns = |table: &Self| table.table.metadata().current_schema_id();
+        if columns(&newest) != columns(self) || newest.first_read() != self.first_read() {
+            return Ok(false);
+        }
+        if newest.current() != self.current() {
+            let (Some(ours), Some(theirs)) = (self.current(), newest.current()) else { return Ok(false) };
+            let mut line = newest.ancestors(theirs).skip_while(|snapshot| {
+                snapshot.snapshot_id() != ours.0 && snapshot.summary().operation == Operation::Replace
+            });
+            if line.next().is_none_or(|snapshot| snapshot.snapshot_id() != ours.0) {
+                return Ok(false);
+            }
+        }
+        tracing::debug!(table = %self.id, "the table was maintained meanwhile: committing on top of that");
+        *self = newest;
+        Ok(true)
+    }
+
+    /// Writes all that the new snapshot needs. `hidden` takes the delete files that it makes.
     async fn prepare(
         &self,
         draft: &mut Draft<'_>,
         place: &Place,
-        change: &mut Change,
+        change: &Change,
+        hidden: &mut Vec<WrittenFile>,
         budget: Budget,
     ) -> Result<Snapshot> {
         let mut summary: HashMap<String, String> = change.summary.clone().into_iter().collect();
@@ -174,17 +225,17 @@ impl LakeTable {
             summary.insert(UNFINISHED.to_owned(), "true".to_owned());
         }
         if place.hides {
-            let hidden = deletes::hide(self, place.parent, &change.files, &self.key(), budget).await?;
-            summary.insert(REPLACED_ROWS.to_owned(), hidden.old_rows.to_string());
-            if hidden.repeated_rows > 0 {
-                summary.insert(REPEATED_ROWS.to_owned(), hidden.repeated_rows.to_string());
+            let found = deletes::hide(self, place.parent, &change.files, &self.key(), budget).await?;
+            summary.insert(REPLACED_ROWS.to_owned(), found.old_rows.to_string());
+            if found.repeated_rows > 0 {
+                summary.insert(REPEATED_ROWS.to_owned(), found.repeated_rows.to_string());
             }
-            change.files.extend(hidden.files);
+            hidden.extend(found.files);
         }
         if place.replaces {
             draft.remove_all().await?;
         }
-        draft.add(&change.files).await?;
+        draft.add(&change.files.iter().chain(&*hidden).cloned().collect::<Vec<_>>()).await?;
         draft.build(summary).await
     }
 

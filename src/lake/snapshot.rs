@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing here is visible before the catalog is swapped; what was written for a snapshot that never
-//! came is in [`Draft::written`].
+//! came goes with [`Draft::discard`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -42,7 +42,7 @@ pub(super) struct Draft<'a> {
     counts: Counts,
     commit: Uuid,
     /// The metadata files that were written for it.
-    pub(super) written: Vec<String>,
+    written: Vec<String>,
 }
 
 impl<'a> Draft<'a> {
@@ -196,6 +196,15 @@ impl<'a> Draft<'a> {
             }
         }
         self.finish(writer).await
+    }
+
+    /// Deletes what was written, for a snapshot that never came.
+    pub(super) async fn discard(self) {
+        for file in &self.written {
+            if let Err(error) = self.table.file_io().delete(file).await {
+                tracing::debug!(%error, "metadata without use was not deleted");
+            }
+        }
     }
 
     async fn load(&self, manifest: &ManifestFile) -> Result<Vec<ManifestEntryRef>> {

@@ -265,6 +265,40 @@ async fn a_compaction_is_no_change_and_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_commit_is_laid_on_top_of_maintenance() {
+    let mut history = History::new(TableMode::Merge).await;
+    history.upsert(&[(1, Some(10)), (2, Some(20))]).await;
+    let before = history.upsert(&[(3, Some(30))]).await;
+    let loaded = history.table.clone();
+    history.compact().await;
+    let compacted = history.compact().await;
+    // The writer still holds the table as it was before.
+    history.table = loaded.clone();
+    let after = history.upsert(&[(2, Some(21)), (4, Some(40))]).await;
+
+    let expected = [(1, Some(10)), (2, Some(21)), (3, Some(30)), (4, Some(40))];
+    assert_eq!(history.read(None).await, Model::from(expected));
+    let parent = history.table.snapshots().into_iter().find(|snapshot| snapshot.id == after).unwrap().parent;
+    assert_eq!(parent, Some(compacted));
+    assert_eq!(history.delta(Some(before), after).await, [(2, Some(Some(21))), (4, Some(Some(40)))]);
+
+    // A snapshot that changes rows is another writer's, whatever comes after it.
+    let mut other = loaded;
+    let files = history.write(&[(9, None)]).await;
+    let change = Change {
+        files,
+        effect: Effect::Upsert,
+        from: other.position().unwrap().map(|position| position.watermark),
+        to: Watermark::new("x"),
+        summary: BTreeMap::new(),
+    };
+    history.compact().await;
+    let error = other.commit(change, budget()).await.unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Conflict);
+    assert_eq!(history.read(None).await, Model::from(expected));
+}
+
+#[tokio::test]
 async fn a_rollback_gives_the_reverse() {
     let mut history = History::new(TableMode::Merge).await;
     let first = history.upsert(&[(1, Some(10)), (2, Some(20))]).await;
