@@ -4,6 +4,7 @@
 //! in `docs/architecture.md`.
 
 pub mod cli;
+mod clients;
 pub mod config;
 pub mod connection;
 pub mod connectors;

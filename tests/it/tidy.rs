@@ -21,10 +21,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["connectors", "lake", "source", "sync", "target"]),
     ("history", &["sync"]),
     ("sync", &["connectors", "lake", "merge", "source", "target"]),
-    ("connectors", &["source", "target"]),
+    ("connectors", &["clients", "source", "target"]),
     ("query", &["lake", "merge"]),
     ("merge", &["lake"]),
-    ("lake", &[]),
+    ("lake", &["clients"]),
+    ("clients", &[]),
     ("target", &["source"]),
     ("source", &[]),
 ];

@@ -9,7 +9,7 @@ use arrow::datatypes::Schema;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::error::translate;
+use crate::clients::postgres::translate;
 use crate::connectors::sql::POSTGRES;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};

@@ -10,8 +10,8 @@ use arrow::datatypes::Field;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::connect::Session;
 use super::types::{Conversion, Member, TypeCatalog, TypeRef, TypeRow};
+use crate::clients::postgres::Session;
 use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ValuePolicy;

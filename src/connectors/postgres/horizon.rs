@@ -26,9 +26,9 @@ use std::time::Duration;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::choose::{Cursor, Order};
-use super::connect::Session;
 use super::discover::Relation;
 use super::position::{Micros, Number};
+use crate::clients::postgres::Session;
 use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableKind;

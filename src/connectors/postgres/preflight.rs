@@ -1,8 +1,8 @@
 //! What a load would miss: rights and settings, each with the statement that helps.
 
 use super::catalog::{self, quoted};
-use super::connect::Session;
 use super::{control, prepare};
+use crate::clients::postgres::Session;
 use crate::connectors::sql::POSTGRES;
 use crate::error::Result;
 use crate::source::{Finding, Severity};

@@ -15,11 +15,11 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::connect::{Session, connect};
 use super::discover::Heap;
 use super::horizon::READER_NAME;
 use super::position::{Position, Stored};
 use super::rows::{Pool, Shape, lock, rows};
+use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Portion, ReadPlan, Reading};

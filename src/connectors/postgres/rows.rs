@@ -16,9 +16,9 @@ use futures::StreamExt;
 use futures::channel::mpsc;
 use tokio_postgres::CopyOutStream;
 
-use super::connect::Session;
 use super::decode::{Codec, Decoder};
-use super::error::translate;
+use crate::clients::postgres::Session;
+use crate::clients::postgres::translate;
 use crate::error::Result;
 use crate::source::{OutOfRange, RowStream};
 
@@ -113,7 +113,9 @@ impl Reader {
                     match copy.end.next().await {
                         None => self.decoder.end_of_copy()?,
                         Some(Err(error)) => return Err(translate(&error)),
-                        Some(Ok(_)) => return Err(super::error::lost("the rows of a COPY went astray")),
+                        Some(Ok(_)) => {
+                            return Err(crate::clients::postgres::lost("the rows of a COPY went astray"));
+                        }
                     }
                     self.copy = None;
                 }

@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 
 use super::choose::choose;
-use super::connect::{Session, connect};
 use super::discover::{self, Relation};
 use super::read::PostgresReading;
 use super::rows::{Pool, lock};
 use super::window::{self, Stage};
+use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::connect::{Session, connect};
-use super::error::translate;
 use super::{catalog, control, load, prepare};
+use crate::clients::postgres::translate;
+use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::choose::{Choice, Cursor, Order, choose};
-use super::connect::Session;
 use super::discover::{self, Relation, missing_column};
 use super::horizon::{self, Horizon, READER_NAME};
 use super::position::{Micros, Number, Position, Stored};
 use super::read::{Select, Work, by_place};
 use super::rows::Shape;
+use crate::clients::postgres::Session;
 use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};

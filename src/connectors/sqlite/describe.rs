@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection as Database, OptionalExtension};
 
-use super::connect::File;
 use super::types;
+use crate::clients::sqlite::File;
 use crate::connectors::sql::SQLITE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ValuePolicy;

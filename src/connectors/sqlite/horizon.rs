@@ -22,10 +22,10 @@ use std::time::Duration;
 use rusqlite::Connection as Database;
 use rusqlite::types::ValueRef;
 
-use super::connect::File;
 use super::plan::{At, Cursor, Resolved, Start, lag};
 use super::types::Kind;
 use super::value::{DAY, SECOND};
+use crate::clients::sqlite::File;
 use crate::connectors::sql::SQLITE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ReadRequest;

@@ -8,7 +8,6 @@
 //! SQLite is a library that blocks. Every database is used by one thread at a time; rows cross to
 //! the async world in batches, through channels with room for a few.
 
-mod connect;
 mod decode;
 mod describe;
 mod encode;

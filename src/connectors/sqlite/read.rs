@@ -17,13 +17,13 @@ use rusqlite::Connection as Database;
 use rusqlite::types::ValueRef;
 use tokio::sync::mpsc;
 
-use super::connect::File;
 use super::decode::{self, Rows};
 use super::describe;
 use super::horizon;
 use super::plan::{At, Cursor, Resolved, Start, resolve};
 use super::value::DAY;
 use super::window::Window;
+use crate::clients::sqlite::File;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, NullCursor, Portion, ReadPlan, ReadRequest, Reading, RowStream};

@@ -3,8 +3,8 @@
 use arrow::datatypes::DataType;
 use rusqlite::{Connection as Database, OptionalExtension};
 
-use super::connect::File;
 use super::types;
+use crate::clients::sqlite::File;
 use crate::connectors::sql::{self, Present, SQLITE, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;

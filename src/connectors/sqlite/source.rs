@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::Utc;
 
-use super::connect::File;
 use super::plan::{Cursor, resolve};
 use super::{describe, read};
+use crate::clients::sqlite::File;
 use crate::connection::Connection;
 use crate::connectors::sql::SQLITE;
 use crate::error::{Error, ErrorKind, Result};

@@ -19,9 +19,9 @@ use rusqlite::{Connection as Database, OptionalExtension, params};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::connect::File;
 use super::shape::{self, CONTROL};
 use super::write::Writer;
+use crate::clients::sqlite::File;
 use crate::connection::Connection;
 use crate::connectors::sql::SQLITE;
 use crate::delta::SnapshotId;

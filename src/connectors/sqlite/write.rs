@@ -4,9 +4,9 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{FieldRef, Int8Type};
 use rusqlite::{Connection as Database, Statement};
 
-use super::connect::File;
 use super::encode::Cells;
 use super::shape::{self, DELETED_AT};
+use crate::clients::sqlite::File;
 use crate::connectors::sql::SQLITE;
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};

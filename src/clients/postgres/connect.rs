@@ -46,7 +46,7 @@ const SETTINGS: &str = "SELECT current_setting('server_version_num'), pg_is_in_r
      SELECT set_config('jit', 'off', false) FROM pg_settings WHERE name = 'jit'";
 
 /// An open session.
-pub(super) struct Session {
+pub(crate) struct Session {
     client: Client,
     switch: Switch,
     server: Server,
@@ -55,25 +55,25 @@ pub(super) struct Session {
 
 /// What a session knows of its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Server {
+pub(crate) struct Server {
     /// `server_version_num`: 150004 is 15.4.
-    pub(super) version: u32,
+    pub(crate) version: u32,
     /// Whether it is a replica that cannot see who writes on its primary.
-    pub(super) standby: bool,
+    pub(crate) standby: bool,
     /// The time zone that role and database have set; the session itself runs in UTC.
-    pub(super) time_zone: String,
+    pub(crate) time_zone: String,
     /// The server process of this session.
-    pub(super) pid: i32,
+    pub(crate) pid: i32,
 }
 
 impl Session {
     /// What this session knows of its server.
-    pub(super) fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &Server {
         &self.server
     }
 
     /// Where the rows of the next COPY come out.
-    pub(super) fn switch(&self) -> &Switch {
+    pub(crate) fn switch(&self) -> &Switch {
         &self.switch
     }
 }
@@ -99,7 +99,7 @@ impl Drop for Session {
 }
 
 /// Opens a session on the first host that lets us in.
-pub(super) async fn connect(connection: &Connection) -> Result<Session> {
+pub(crate) async fn connect(connection: &Connection) -> Result<Session> {
     let params = Params::of(connection)?;
     let mut first = None;
     for (host, port) in &params.hosts {

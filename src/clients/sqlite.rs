@@ -1,4 +1,4 @@
-//! Finds and opens a database file, and turns SQLite's errors into ours.
+//! Finds and opens a SQLite file, and turns its errors into ours.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,14 +14,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a database file is, and what it is called in messages.
 #[derive(Debug, Clone)]
-pub(super) struct File {
-    pub(super) path: PathBuf,
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
     connection: String,
 }
 
 impl File {
     /// `sqlite:///absolute/path`, `sqlite://relative/path`, `sqlite:relative/path`.
-    pub(super) fn of(connection: &Connection) -> Result<Self> {
+    pub(crate) fn of(connection: &Connection) -> Result<Self> {
         let url = connection.expose();
         let wrong = |message: &str| {
             Error::new(ErrorKind::Config, message).with("connection", connection.name()).hint(
@@ -41,7 +41,7 @@ impl File {
     }
 
     /// Opens what is there. Nothing is created; a file that may only be read is opened so.
-    pub(super) fn open(&self) -> Result<Database> {
+    pub(crate) fn open(&self) -> Result<Database> {
         if !self.path.exists() {
             return Err(self
                 .locate(Error::new(ErrorKind::Config, "no such file"))
@@ -56,7 +56,7 @@ impl File {
     }
 
     /// Opens the file, or makes it: in WAL mode, so that loading never blocks who reads.
-    pub(super) fn open_or_create(&self) -> Result<Database> {
+    pub(crate) fn open_or_create(&self) -> Result<Database> {
         if self.path.exists() {
             return self.open();
         }
@@ -79,8 +79,24 @@ impl File {
             .map_err(|error| self.error(error))
     }
 
+    /// Whether there is a file.
+    pub(crate) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Makes the directory of the file.
+    pub(crate) fn make_folder(&self) -> Result<()> {
+        let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+            return Ok(());
+        };
+        std::fs::create_dir_all(folder).map_err(|source| {
+            self.locate(Error::new(ErrorKind::Permission, "the file's directory cannot be made"))
+                .because(source)
+        })
+    }
+
     /// Opens the file for a look, or an empty database in its place.
-    pub(super) fn open_or_imagine(&self) -> Result<Database> {
+    pub(crate) fn open_or_imagine(&self) -> Result<Database> {
         if self.path.exists() {
             return self.open();
         }
@@ -88,12 +104,12 @@ impl File {
     }
 
     /// Says of an error which file it is about.
-    pub(super) fn locate(&self, error: Error) -> Error {
+    pub(crate) fn locate(&self, error: Error) -> Error {
         error.with("file", self.path.display()).with("connection", &self.connection)
     }
 
     /// The one place where SQLite's errors become ours.
-    pub(super) fn error(&self, error: rusqlite::Error) -> Error {
+    pub(crate) fn error(&self, error: rusqlite::Error) -> Error {
         self.locate(translate(error))
     }
 }

@@ -17,7 +17,7 @@ impl From<tokio_postgres::Error> for Error {
 }
 
 /// Says what a caller can do about a client error, without secrets and row values.
-pub(super) fn translate(error: &tokio_postgres::Error) -> Error {
+pub(crate) fn translate(error: &tokio_postgres::Error) -> Error {
     if let Some(db) = error.as_db_error() {
         return from_server(db);
     }
@@ -40,12 +40,12 @@ pub(super) fn translate(error: &tokio_postgres::Error) -> Error {
 }
 
 /// The connection was lost: a pass that is repeated goes on from the last commit.
-pub(super) fn lost(message: &str) -> Error {
+pub(crate) fn lost(message: &str) -> Error {
     Error::new(ErrorKind::Transient, message).hint("the next pass goes on from the last commit")
 }
 
 /// An error below the protocol: the network, or the TLS handshake.
-pub(super) fn from_io(error: &io::Error) -> Error {
+pub(crate) fn from_io(error: &io::Error) -> Error {
     if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         return from_tls(tls);
     }

@@ -36,12 +36,12 @@ const ERROR: u8 = b'E';
 
 /// Switches the tap of a connection.
 #[derive(Clone, Default)]
-pub(super) struct Switch(Arc<Mutex<Option<mpsc::Sender<Bytes>>>>);
+pub(crate) struct Switch(Arc<Mutex<Option<mpsc::Sender<Bytes>>>>);
 
 impl Switch {
     /// The rows of the next COPY come out here, as whole CopyData messages with their headers. The
     /// channel ends with the COPY, however that ends.
-    pub(super) fn open(&self) -> mpsc::Receiver<Bytes> {
+    pub(crate) fn open(&self) -> mpsc::Receiver<Bytes> {
         let (sender, receiver) = mpsc::channel(BLOCKS_WAITING);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
@@ -53,7 +53,7 @@ impl Switch {
 }
 
 /// A stream with a tap in it.
-pub(super) struct Tap<S> {
+pub(crate) struct Tap<S> {
     inner: S,
     switch: Switch,
     buffer: BytesMut,
@@ -66,7 +66,7 @@ pub(super) struct Tap<S> {
 }
 
 impl<S> Tap<S> {
-    pub(super) fn new(inner: S, switch: Switch) -> Self {
+    pub(crate) fn new(inner: S, switch: Switch) -> Self {
         Self { inner, switch, buffer: BytesMut::new(), passing: 0, rows: None, run: None }
     }
 
