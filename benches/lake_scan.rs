@@ -60,6 +60,7 @@ async fn main() -> Result<()> {
         mode: TableMode::Merge,
         key: vec!["l_orderkey".to_owned(), "l_linenumber".to_owned()],
         partition_by: Vec::new(),
+        format_version: None,
     };
     let mut table = lake.create(spec).await?;
     write(&mut table, 0, rows, 1, Effect::Append, budget).await?;

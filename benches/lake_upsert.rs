@@ -49,6 +49,7 @@ async fn main() -> Result<(), Error> {
             mode: TableMode::Merge,
             key: vec!["orderkey".to_owned(), "linenumber".to_owned()],
             partition_by: Vec::new(),
+            format_version: None,
         })
         .await?;
     let all: Vec<usize> = (0..rows).collect();

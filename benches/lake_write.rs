@@ -91,6 +91,7 @@ async fn table(lake: &Lake, name: &str, mode: TableMode) -> LakeTable {
         mode,
         key: vec!["l_orderkey".into(), "l_linenumber".into()],
         partition_by: Vec::new(),
+        format_version: None,
     };
     lake.create(spec).await.expect("a new table")
 }

@@ -20,6 +20,31 @@ pub const SOURCE_COLUMN_ID: &str = "frazil:source-column-id";
 /// [`Op`](crate::delta::Op).
 pub const OP_COLUMN: &str = "_op";
 
+/// The version of the Iceberg format that a table is written in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FormatVersion {
+    /// Position-delete files; timestamps to the microsecond. What every reader knows.
+    #[default]
+    V2,
+    /// Deletion vectors, row lineage, defaults of columns, timestamps to the nanosecond.
+    V3,
+}
+
+impl FormatVersion {
+    /// As a configuration says it.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+
+    /// The version of that number, if this build writes it.
+    pub fn from_number(number: u64) -> Option<Self> {
+        [Self::V2, Self::V3].into_iter().find(|version| u64::from(version.number()) == number)
+    }
+}
+
 /// The name of a table: a schema (SQLite: the attached database) where there is one, and a name. Case and all other characters
 /// are kept as they are; quoting is each connector's own business.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use super::units;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, OutOfRange, UnboundedNumeric, ValuePolicy};
 use crate::sync::{Mode, StreamSettings};
+use crate::table::FormatVersion;
 use crate::target::Deletes;
 
 /// The configuration of frazil: which tables go where, and how.
@@ -103,6 +104,10 @@ pub struct StreamEntry {
     pub filter: Option<String>,
     /// Partition transforms of the lake table: `day(created_at)`, `bucket(16, id)`, `region`.
     pub partition_by: Option<Names>,
+    /// The version of the Iceberg format of the lake table. `3`: deletion vectors, row lineage, defaults
+    /// of columns, nanoseconds; a table in version 2 is raised to it and never goes back. A new table has
+    /// version 2, if nothing is said.
+    pub format_version: Option<FormatWord>,
     /// The table in the lake, `namespace.table`, with `{stream_schema}` and `{stream_table}`.
     pub lake_table: Option<String>,
     /// About how many source bytes of a first read are committed at a time: what a crash can cost.
@@ -157,6 +162,7 @@ impl StreamEntry {
             columns,
             filter,
             partition_by,
+            format_version,
             lake_table,
             portion,
             schema,
@@ -181,6 +187,7 @@ impl StreamEntry {
             columns: names(&self.columns),
             filter: self.filter.clone(),
             partition_by: names(&self.partition_by).unwrap_or_default(),
+            format_version: self.format_version.map(|version| version.0),
             deletes: self.deletes.unwrap_or_default(),
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
         }
@@ -441,6 +448,17 @@ from_text!(SchemaWord, "a schema policy", |word| match word {
     _ => Err(unknown("schema", word, SCHEMAS, &["freeze", "discard_row", "discard_value"])),
 });
 
+/// The version of the format of a lake table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormatWord(pub FormatVersion);
+from_text!(FormatWord, "a format version", |word| {
+    word.parse().ok().and_then(FormatVersion::from_number).map_or_else(
+        || Err(unknown("format_version", word, FORMATS, &["1"])),
+        Ok,
+    )
+});
+
+const FORMATS: &[&str] = &["2", "3"];
 const MODES: &[&str] = &["merge", "append", "replace", "upsert", "incremental", "full-refresh"];
 const CHANGES: &[&str] = &["auto", "timestamp", "version", "id", "full"];
 const SCHEMAS: &[&str] = &["evolve"];
@@ -478,4 +496,5 @@ schema_of_text!(Span, "Duration", { "type": "string", "examples": ["90s", "10m",
 schema_of_text!(Size, "Size", { "type": ["string", "integer"], "examples": ["256MiB", "1GiB"] });
 schema_of_text!(ModeWord, "Mode", { "enum": MODES });
 schema_of_text!(ChangeWord, "Change", { "enum": CHANGES });
+schema_of_text!(FormatWord, "FormatVersion", { "enum": [2, 3] });
 schema_of_text!(SchemaWord, "SchemaPolicy", { "enum": SCHEMAS });

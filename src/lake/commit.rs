@@ -230,6 +230,7 @@ impl LakeTable {
             if found.repeated_rows > 0 {
                 summary.insert(REPEATED_ROWS.to_owned(), found.repeated_rows.to_string());
             }
+            draft.remove_deletes(&found.superseded).await?;
             hidden.extend(found.files);
         }
         if place.replaces {

@@ -102,9 +102,14 @@ fn is_harmless(from: &DataType, to: &DataType) -> bool {
         (D::Utf8 | D::LargeUtf8 | D::Utf8View, D::Utf8) => true,
         (D::Binary | D::LargeBinary | D::BinaryView, D::Binary) => true,
         (D::Time32(_), D::Time64(TimeUnit::Microsecond)) => true,
-        (D::Timestamp(TimeUnit::Nanosecond, _), _) => false,
         // The zone is only how an instant is shown; without one it is no instant.
-        (D::Timestamp(_, from), D::Timestamp(TimeUnit::Microsecond, to)) => from.is_some() == to.is_some(),
+        (D::Timestamp(TimeUnit::Nanosecond, from), D::Timestamp(TimeUnit::Nanosecond, to)) => {
+            from.is_some() == to.is_some()
+        }
+        (D::Timestamp(TimeUnit::Nanosecond, _), _) => false,
+        (D::Timestamp(_, from), D::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, to)) => {
+            from.is_some() == to.is_some()
+        }
         (D::Dictionary(_, value), to) => is_harmless(value, to),
         (
             D::List(from)

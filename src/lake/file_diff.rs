@@ -20,7 +20,8 @@ use iceberg::table::Table;
 use roaring::RoaringTreemap;
 
 use super::manifest::{self, LiveFile};
-use super::{Stores, position_deletes};
+use super::position_deletes::{self, Deleted};
+use super::Stores;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Manifests read at once: enough to hide a store's latency, few enough to hold in memory.
@@ -58,10 +59,10 @@ pub(super) enum Rows {
 }
 
 impl FileRows {
-    fn except(file: LiveFile, deleted: Option<RoaringTreemap>) -> Self {
-        let rows = match deleted {
-            Some(positions) if !positions.is_empty() => Rows::Except(Arc::new(positions)),
-            _ => Rows::All,
+    fn except(file: LiveFile, deleted: RoaringTreemap) -> Self {
+        let rows = match deleted.is_empty() {
+            true => Rows::All,
+            false => Rows::Except(Arc::new(deleted)),
         };
         Self { file, rows }
     }
@@ -106,23 +107,23 @@ pub(super) async fn between(
         a.data.iter().chain(&b.data).chain(&survivors).map(|file| (file.path(), file.sequence)).collect();
     let kept = kept_deletes(table, stores, &shared, &rewritten, &at_hand).await?;
 
-    let union =
-        |path: &str, changed: &HashMap<String, RoaringTreemap>| match (kept.get(path), changed.get(path)) {
-            (Some(kept), Some(changed)) => Some(kept | changed),
-            (kept, changed) => kept.or(changed).cloned(),
+    let both =
+        |path: &str, changed: &HashMap<String, Deleted>| match (kept.get(path), changed.get(path)) {
+            (Some(kept), Some(changed)) => kept.clone().and(changed.clone()).map(Deleted::positions),
+            (kept, changed) => Ok(kept.or(changed).cloned().map(Deleted::positions).unwrap_or_default()),
         };
     let mut diff = FileDiff { files_removed: !a.data.is_empty(), ..FileDiff::default() };
     for file in b.data {
-        let deleted = union(file.path(), &hidden);
+        let deleted = both(file.path(), &hidden)?;
         diff.added.push(FileRows::except(file, deleted));
     }
     for file in a.data {
-        let deleted = union(file.path(), &shown);
+        let deleted = both(file.path(), &shown)?;
         diff.removed.push(FileRows::except(file, deleted));
     }
     for file in survivors {
-        let before = union(file.path(), &shown).unwrap_or_default();
-        let after = union(file.path(), &hidden).unwrap_or_default();
+        let before = both(file.path(), &shown)?;
+        let after = both(file.path(), &hidden)?;
         for (rows, side) in [(&after - &before, &mut diff.removed), (before - after, &mut diff.added)] {
             if !rows.is_empty() {
                 side.push(FileRows { file: file.clone(), rows: Rows::Only(Arc::new(rows)) });
@@ -220,7 +221,7 @@ async fn kept_deletes(
     shared: &[ManifestFile],
     rewritten: &Entries,
     files: &BTreeMap<&str, i64>,
-) -> Result<HashMap<String, RoaringTreemap>> {
+) -> Result<HashMap<String, Deleted>> {
     // A delete is never older than the file it is of: newly written files need no old manifest.
     let Some(oldest) = files.values().min().copied() else { return Ok(HashMap::new()) };
     let may_concern = |manifest: &&ManifestFile| {

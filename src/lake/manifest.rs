@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use iceberg::spec::{DataContentType, DataFile, ManifestContentType, ManifestFile, Snapshot};
+use iceberg::spec::{
+    DataContentType, DataFile, ManifestContentType, ManifestEntryRef, ManifestFile, Snapshot,
+};
 use iceberg::table::Table;
 
 use super::storage::iceberg_error;
-use super::{LakeTable, SnapshotId};
+use super::{LakeTable, SnapshotId, row_lineage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Manifests that are fetched at once: enough to hide an object store's latency, few enough that
@@ -35,6 +37,8 @@ pub(super) struct LiveFile {
     pub(super) sequence: i64,
     /// The snapshot that added it.
     pub(super) added_by: SnapshotId,
+    /// Of a data file in format version 3, the id of its first row.
+    pub(super) first_row_id: Option<i64>,
 }
 
 impl LiveFile {
@@ -100,13 +104,9 @@ pub(super) async fn live_files(table: &Table, snapshot: &Snapshot) -> Result<Liv
 
 /// The live files of one manifest.
 pub(super) async fn entries(table: &Table, manifest: &ManifestFile) -> Result<Vec<LiveFile>> {
-    let loaded = manifest.load_manifest(table.file_io()).await.map_err(iceberg_error)?;
-    let (entries, _) = loaded.into_parts();
+    let entries = live_entries(table, manifest).await?;
     let mut files = Vec::with_capacity(entries.len());
-    for entry in entries {
-        if !entry.is_alive() {
-            continue;
-        }
+    for (entry, first_row_id) in entries {
         let sequence = entry.sequence_number().unwrap_or(manifest.sequence_number);
         let added_by = SnapshotId(entry.snapshot_id().unwrap_or(manifest.added_snapshot_id));
         files.push(LiveFile {
@@ -114,9 +114,22 @@ pub(super) async fn entries(table: &Table, manifest: &ManifestFile) -> Result<Ve
             spec_id: manifest.partition_spec_id,
             sequence,
             added_by,
+            first_row_id,
         });
     }
     Ok(files)
+}
+
+/// The live entries of one manifest, each with the id of its first row.
+pub(super) async fn live_entries(
+    table: &Table,
+    manifest: &ManifestFile,
+) -> Result<Vec<(ManifestEntryRef, Option<i64>)>> {
+    let loaded = manifest.load_manifest(table.file_io()).await.map_err(iceberg_error)?;
+    let (mut entries, _) = loaded.into_parts();
+    entries.retain(|entry| entry.is_alive());
+    let first_row_ids = row_lineage::first_row_ids(&entries, manifest);
+    Ok(entries.into_iter().zip(first_row_ids).collect())
 }
 
 /// A manifest that only records removals need not be read.

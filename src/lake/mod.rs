@@ -17,12 +17,14 @@ mod commit;
 mod conform;
 mod data_file;
 mod deletes;
+mod deletion_vectors;
 mod delta;
 mod evolve;
 mod field_ids;
 mod file_diff;
 mod file_statistics;
 mod footers;
+mod format_version;
 mod history;
 mod inspect;
 mod manifest;
@@ -31,6 +33,7 @@ mod partition;
 mod position_deletes;
 mod probe;
 mod refs;
+mod row_lineage;
 mod scan;
 mod schema;
 mod snapshot;
@@ -49,7 +52,7 @@ use uuid::Uuid;
 
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::TableId;
+use crate::table::{FormatVersion, TableId};
 
 pub use commit::{Change, Effect};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
@@ -150,7 +153,9 @@ fn creation(spec: TableSpec) -> Result<TableCreation> {
         return Err(Error::new(ErrorKind::Config, "a merge table needs a key")
             .hint("set `primary_key`, or `mode: append` to keep every row that comes"));
     }
+    let version = spec.format_version.unwrap_or_default();
     let schema = schema::to_iceberg(&spec.schema, &spec.key)?;
+    format_version::refuse_newer_types(&schema, version)?;
     // A new table's ids are given anew, top level first: these are the ids that it will have.
     let fresh = schema::fresh_ids(&schema)?;
     let key: Vec<i32> = spec.key.iter().filter_map(|name| fresh.field_id_by_name(name)).collect();
@@ -174,6 +179,7 @@ fn creation(spec: TableSpec) -> Result<TableCreation> {
         .schema(schema)
         .partition_spec(partition_spec)
         .properties(properties)
+        .format_version(format_version::of(version))
         .build())
 }
 
@@ -190,6 +196,8 @@ pub struct TableSpec {
     pub key: Vec<String>,
     /// Partition transforms in the words of Iceberg: `day(created_at)`, `bucket(16, id)`, `region`.
     pub partition_by: Vec<String>,
+    /// The version of the format; `None`: the usual one.
+    pub format_version: Option<FormatVersion>,
 }
 
 /// How a table keeps rows. Stored as the table property `frazil.mode`.

@@ -1,9 +1,9 @@
-//! Reads position-delete files: which rows of which data files are hidden.
+//! Reads position-delete files and deletion vectors: which rows of which data files are hidden.
 //!
 //! A delete file is read once, and only if it can concern a wanted file: by the file it names, by
 //! the bounds of its paths, or by the statistics of its row groups. Other kinds of deletes
-//! (equality deletes, deletion vectors), which only other engines write, are refused: to overlook
-//! one would show rows that are gone.
+//! (equality deletes), which only other engines write, are refused: to overlook one would show rows
+//! that are gone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -19,9 +19,10 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use roaring::RoaringTreemap;
 
-use super::Stores;
+use super::deletion_vectors::{self, is_vector};
 use super::footers::parquet_error;
 use super::manifest::LiveFile;
+use super::Stores;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Delete files read at once: they are small, latency dominates.
@@ -30,12 +31,40 @@ const FILES_AT_ONCE: usize = 8;
 const FILE_PATH: i32 = 2_147_483_546;
 const POS: i32 = 2_147_483_545;
 
-/// Deleted positions by data file; of the `wanted` data files only, where given.
+/// What delete files say of one data file.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Deleted {
+    /// By position-delete files.
+    listed: RoaringTreemap,
+    /// By a deletion vector: it holds what older delete files listed, which do not count beside it.
+    vector: Option<RoaringTreemap>,
+}
+
+impl Deleted {
+    /// The rows that are hidden.
+    pub(super) fn positions(self) -> RoaringTreemap {
+        self.vector.unwrap_or(self.listed)
+    }
+
+    /// With what other delete files of the same snapshot say.
+    pub(super) fn and(mut self, other: Self) -> Result<Self> {
+        self.listed |= other.listed;
+        if other.vector.is_some() && self.vector.is_some() {
+            return Err(Error::new(ErrorKind::Corrupt, "a data file has two deletion vectors at once")
+                .hint("rewrite the table's data files with the engine that wrote the deletes"));
+        }
+        self.vector = self.vector.or(other.vector);
+        Ok(self)
+    }
+}
+
+/// Deleted positions by data file; of the `wanted` data files only, where given. Of delete files that
+/// belong to one snapshot.
 pub(super) async fn read(
     stores: &Stores,
     deletes: &[LiveFile],
     wanted: Option<&BTreeSet<&str>>,
-) -> Result<HashMap<String, RoaringTreemap>> {
+) -> Result<HashMap<String, Deleted>> {
     if let Some(foreign) = deletes.iter().find(|file| !is_position_deletes(file)) {
         return Err(foreign_deletes(foreign));
     }
@@ -45,10 +74,12 @@ pub(super) async fn read(
         .map(|file| read_file(stores, file, wanted))
         .collect();
     let mut files = futures::stream::iter(reads).buffer_unordered(FILES_AT_ONCE);
-    let mut all: HashMap<String, RoaringTreemap> = HashMap::new();
-    while let Some(positions) = files.try_next().await? {
-        for (path, positions) in positions {
-            *all.entry(path).or_default() |= positions;
+    let mut all: HashMap<String, Deleted> = HashMap::new();
+    while let Some(found) = files.try_next().await? {
+        for (path, deleted) in found {
+            let so_far = all.remove(&path).unwrap_or_default();
+            let both = so_far.and(deleted).map_err(|error| error.with("file", &path))?;
+            all.insert(path, both);
         }
     }
     Ok(all)
@@ -56,13 +87,13 @@ pub(super) async fn read(
 
 fn is_position_deletes(file: &LiveFile) -> bool {
     file.file.content_type() == DataContentType::PositionDeletes
-        && file.file.file_format() == DataFileFormat::Parquet
+        && matches!(file.file.file_format(), DataFileFormat::Parquet | DataFileFormat::Puffin)
 }
 
 fn foreign_deletes(file: &LiveFile) -> Error {
     let what = match file.file.content_type() {
         DataContentType::EqualityDeletes => "equality deletes",
-        _ => "deletion vectors",
+        _ => "delete files that are not Parquet",
     };
     Error::new(ErrorKind::Unsupported, format!("the table has {what}, which this build cannot apply"))
         .with("file", file.path())
@@ -95,6 +126,19 @@ fn any_within(wanted: &BTreeSet<&str>, low: Option<&str>, high: Option<&str>) ->
 }
 
 async fn read_file(
+    stores: &Stores,
+    file: &LiveFile,
+    wanted: Option<&BTreeSet<&str>>,
+) -> Result<HashMap<String, Deleted>> {
+    if is_vector(&file.file) {
+        let (path, positions) = deletion_vectors::read(stores, file).await?;
+        return Ok(HashMap::from([(path, Deleted { vector: Some(positions), ..Deleted::default() })]));
+    }
+    let listed = read_list(stores, file, wanted).await?;
+    Ok(listed.into_iter().map(|(path, listed)| (path, Deleted { listed, vector: None })).collect())
+}
+
+async fn read_list(
     stores: &Stores,
     file: &LiveFile,
     wanted: Option<&BTreeSet<&str>>,

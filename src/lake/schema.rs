@@ -13,6 +13,7 @@
 //! | `Date32` | `date` |
 //! | `Time32`, `Time64` up to microseconds | `time` |
 //! | `Timestamp` up to microseconds, without and with a zone | `timestamp`, `timestamptz` |
+//! | `Timestamp` in nanoseconds, in format version 3 | `timestamp_ns`, `timestamptz_ns` |
 //! | `List`, `Struct`, `Map` | the same |
 //!
 //! Everything else is refused by name, never rounded. What Arrow knows and Iceberg does not (the
@@ -84,7 +85,8 @@ pub(super) fn fresh_ids(schema: &IcebergSchema) -> Result<IcebergSchema> {
         iceberg::spec::UnboundPartitionSpec::builder().build(),
         iceberg::spec::SortOrder::unsorted_order(),
         "file:///nowhere".to_owned(),
-        iceberg::spec::FormatVersion::V2,
+        // Ids do not depend on it; it knows all types.
+        iceberg::spec::FormatVersion::V3,
         HashMap::new(),
     )
     .and_then(iceberg::spec::TableMetadataBuilder::build)
@@ -122,9 +124,8 @@ fn iceberg_type(field: &Field, ids: &mut Ids) -> Result<Type> {
         D::FixedSizeBinary(n) if *n > 0 => PrimitiveType::Fixed(u64::from(n.unsigned_abs())),
         D::Date32 => PrimitiveType::Date,
         D::Time32(_) | D::Time64(TimeUnit::Microsecond) => PrimitiveType::Time,
-        D::Timestamp(TimeUnit::Nanosecond, _) => {
-            return Err(refused(field.data_type(), "Iceberg v2 ends at microseconds"));
-        }
+        D::Timestamp(TimeUnit::Nanosecond, None) => PrimitiveType::TimestampNs,
+        D::Timestamp(TimeUnit::Nanosecond, Some(_)) => PrimitiveType::TimestamptzNs,
         D::Timestamp(_, None) => PrimitiveType::Timestamp,
         D::Timestamp(_, Some(_)) => PrimitiveType::Timestamptz,
         D::Dictionary(_, value) => {
@@ -311,7 +312,6 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_refused_by_name() {
         for kind in [
-            DataType::Timestamp(TimeUnit::Nanosecond, None),
             DataType::UInt64,
             DataType::Decimal128(10, -2),
             DataType::Decimal256(40, 0),

@@ -19,6 +19,8 @@ use iceberg::table::Table;
 use uuid::Uuid;
 
 use super::WrittenFile;
+use super::deletion_vectors::is_vector;
+use super::format_version::is_v3;
 use super::manifest;
 use super::storage::iceberg_error;
 use crate::delta::SnapshotId;
@@ -111,18 +113,36 @@ impl<'a> Draft<'a> {
         self.remove_where(|file| gone.contains(&FileKey::of(file))).await
     }
 
+    /// Removes delete files that others take the place of. To be called before any is added.
+    pub(super) async fn remove_deletes(&mut self, gone: &HashSet<FileKey>) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // Manifests of data files, which are most, are not looked at.
+        let (data, deletes) = std::mem::take(&mut self.manifests)
+            .into_iter()
+            .partition(|manifest| manifest.content == ManifestContentType::Data);
+        self.manifests = deletes;
+        let removed = self.remove(gone).await?;
+        self.manifests.extend(data as Vec<ManifestFile>);
+        if removed != gone.len() {
+            return Err(Error::new(ErrorKind::Internal, "a delete file to be replaced is not there"));
+        }
+        Ok(())
+    }
+
     /// Manifests that hold none of the files stay as they are.
     async fn remove_where(&mut self, gone: impl Fn(&DataFile) -> bool) -> Result<usize> {
         let mut removed = 0;
         for old in std::mem::take(&mut self.manifests) {
-            let entries = self.load(&old).await?;
-            if !entries.iter().any(|entry| gone(entry.data_file())) {
+            let entries = manifest::live_entries(self.table, &old).await?;
+            if !entries.iter().any(|(entry, _)| gone(entry.data_file())) {
                 self.manifests.push(old);
                 continue;
             }
             let mut writer = self.writer(old.partition_spec_id, old.content)?;
-            for entry in entries {
-                let (file, sequence) = (rebuilt(&entry, &old)?, sequence_of(&entry, &old));
+            for (entry, first_row_id) in entries {
+                let (file, sequence) = (rebuilt(&entry, &old, first_row_id)?, sequence_of(&entry, &old));
                 if gone(&file) {
                     removed += 1;
                     self.counts.remove(&file);
@@ -172,7 +192,7 @@ impl<'a> Draft<'a> {
         let mut writer = self.writer(spec, content)?;
         let (mut entries_in, mut bytes_in) = (0, 0);
         for old in manifests {
-            let entries = self.load(&old).await?;
+            let entries = manifest::live_entries(self.table, &old).await?;
             if entries_in > 0
                 && (entries_in + entries.len() > MANIFEST_ENTRIES
                     || bytes_in + old.manifest_length > MANIFEST_BYTES)
@@ -183,11 +203,11 @@ impl<'a> Draft<'a> {
             }
             entries_in += entries.len();
             bytes_in += old.manifest_length;
-            for entry in entries {
+            for (entry, first_row_id) in entries {
                 let added_by = entry.snapshot_id().unwrap_or(old.added_snapshot_id);
                 writer
                     .add_existing_file(
-                        rebuilt(&entry, &old)?,
+                        rebuilt(&entry, &old, first_row_id)?,
                         added_by,
                         sequence_of(&entry, &old),
                         entry.file_sequence_number,
@@ -207,12 +227,6 @@ impl<'a> Draft<'a> {
         }
     }
 
-    async fn load(&self, manifest: &ManifestFile) -> Result<Vec<ManifestEntryRef>> {
-        let loaded = manifest.load_manifest(self.table.file_io()).await.map_err(iceberg_error)?;
-        let (entries, _) = loaded.into_parts();
-        Ok(entries.into_iter().filter(|entry| entry.is_alive()).collect())
-    }
-
     fn writer(&mut self, spec: i32, content: ManifestContentType) -> Result<ManifestWriter> {
         let metadata = self.table.metadata();
         let number = self.written.len();
@@ -229,9 +243,11 @@ impl<'a> Draft<'a> {
             metadata.current_schema().clone(),
             spec.as_ref().clone(),
         );
-        Ok(match content {
-            ManifestContentType::Data => builder.build_v2_data(),
-            ManifestContentType::Deletes => builder.build_v2_deletes(),
+        Ok(match (content, is_v3(metadata)) {
+            (ManifestContentType::Data, false) => builder.build_v2_data(),
+            (ManifestContentType::Deletes, false) => builder.build_v2_deletes(),
+            (ManifestContentType::Data, true) => builder.build_v3_data(),
+            (ManifestContentType::Deletes, true) => builder.build_v3_deletes(),
         })
     }
 
@@ -249,8 +265,14 @@ impl<'a> Draft<'a> {
         self.written.push(location.clone());
         let parent = self.parent.map(|parent| parent.0);
         let writer = output.writer().await.map_err(iceberg_error)?;
-        let mut list = ManifestListWriter::v2(writer, self.id, parent, self.sequence);
+        let first_row_id = is_v3(metadata).then(|| metadata.next_row_id());
+        let mut list = match first_row_id {
+            None => ManifestListWriter::v2(writer, self.id, parent, self.sequence),
+            Some(first) => ManifestListWriter::v3(writer, self.id, parent, self.sequence, Some(first)),
+        };
         list.add_manifests(std::mem::take(&mut self.manifests).into_iter()).map_err(iceberg_error)?;
+        // Manifests without row ids of their own have got some: new ones, and those from before version 3.
+        let row_range = first_row_id.zip(list.next_row_id()).map(|(first, next)| (first, next - first));
         list.close().await.map_err(iceberg_error)?;
 
         let before = parent.and_then(|parent| metadata.snapshot_by_id(parent)).map(|parent| parent.summary());
@@ -258,15 +280,18 @@ impl<'a> Draft<'a> {
         self.counts.describe(before, &mut summary);
         // Clocks differ between machines; the history of a table goes forward.
         let now = chrono::Utc::now().timestamp_millis().max(metadata.last_updated_ms() + 1);
-        Ok(Snapshot::builder()
+        let snapshot = Snapshot::builder()
             .with_snapshot_id(self.id)
             .with_parent_snapshot_id(parent)
             .with_sequence_number(self.sequence)
             .with_timestamp_ms(now)
             .with_manifest_list(location)
             .with_summary(Summary { operation, additional_properties: summary })
-            .with_schema_id(metadata.current_schema_id())
-            .build())
+            .with_schema_id(metadata.current_schema_id());
+        Ok(match row_range {
+            None => snapshot.build(),
+            Some((first, rows)) => snapshot.with_row_range(first, rows).build(),
+        })
     }
 }
 
@@ -288,8 +313,13 @@ fn sequence_of(entry: &ManifestEntryRef, manifest: &ManifestFile) -> i64 {
     entry.sequence_number().unwrap_or(manifest.sequence_number)
 }
 
-/// The file of an entry, to be written again: its own spec goes with it.
-fn rebuilt(entry: &ManifestEntryRef, manifest: &ManifestFile) -> Result<DataFile> {
+/// The file of an entry, to be written again: its own spec goes with it, and the row ids that it has
+/// by its place in the manifest.
+fn rebuilt(
+    entry: &ManifestEntryRef,
+    manifest: &ManifestFile,
+    first_row_id: Option<i64>,
+) -> Result<DataFile> {
     let file = entry.data_file();
     let mut builder = DataFileBuilder::default();
     builder
@@ -309,6 +339,7 @@ fn rebuilt(entry: &ManifestEntryRef, manifest: &ManifestFile) -> Result<DataFile
         .key_metadata(file.key_metadata().map(<[u8]>::to_vec))
         .split_offsets(file.split_offsets().map(<[i64]>::to_vec))
         .equality_ids(file.equality_ids())
+        .first_row_id(first_row_id.filter(|_| file.content_type() == DataContentType::Data))
         .referenced_data_file(file.referenced_data_file())
         .content_offset(file.content_offset())
         .content_size_in_bytes(file.content_size_in_bytes());
@@ -331,6 +362,9 @@ struct Counts {
 struct Side {
     data_files: u64,
     delete_files: u64,
+    vectors: u64,
+    position_delete_files: u64,
+    equality_delete_files: u64,
     records: u64,
     bytes: u64,
     position_deletes: u64,
@@ -339,7 +373,9 @@ struct Side {
 
 impl Side {
     fn count(&mut self, file: &DataFile) {
-        self.bytes += file.file_size_in_bytes();
+        // Of a file that deletion vectors share, each counts its own part.
+        let part = file.content_size_in_bytes().and_then(|size| u64::try_from(size).ok());
+        self.bytes += part.unwrap_or_else(|| file.file_size_in_bytes());
         match file.content_type() {
             DataContentType::Data => {
                 self.data_files += 1;
@@ -348,9 +384,15 @@ impl Side {
             DataContentType::PositionDeletes => {
                 self.delete_files += 1;
                 self.position_deletes += file.record_count();
+                if is_vector(file) {
+                    self.vectors += 1;
+                } else {
+                    self.position_delete_files += 1;
+                }
             }
             DataContentType::EqualityDeletes => {
                 self.delete_files += 1;
+                self.equality_delete_files += 1;
                 self.equality_deletes += file.record_count();
             }
         }
@@ -430,8 +472,16 @@ impl Counts {
                 summary.insert(total.to_owned(), (base + plus).saturating_sub(minus).to_string());
             }
         }
-        if added.position_deletes > 0 {
-            summary.insert("added-position-delete-files".to_owned(), added.delete_files.to_string());
+        let kinds = [
+            ("added-dvs", added.vectors),
+            ("removed-dvs", removed.vectors),
+            ("added-position-delete-files", added.position_delete_files),
+            ("removed-position-delete-files", removed.position_delete_files),
+            ("added-equality-delete-files", added.equality_delete_files),
+            ("removed-equality-delete-files", removed.equality_delete_files),
+        ];
+        for (name, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            summary.insert(name.to_owned(), count.to_string());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A table's history, written by our writer and by hand where we do not write such snapshots
 //! ourselves, and what readers and deltas make of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
@@ -14,7 +14,7 @@ use iceberg::TableUpdate;
 use iceberg::spec::{MAIN_BRANCH, Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary};
 use proptest::prelude::*;
 
-use super::snapshot::Draft;
+use super::snapshot::{Draft, FileKey};
 use super::*;
 use crate::delta::{Op, Watermark};
 use crate::memory::Budget;
@@ -29,6 +29,13 @@ struct History {
     lake: Lake,
     table: LakeTable,
     marks: u32,
+}
+
+/// What a commit by hand takes away.
+enum Gone<'a> {
+    None,
+    Some(&'a HashSet<FileKey>),
+    All,
 }
 
 fn budget() -> Budget {
@@ -57,7 +64,7 @@ impl History {
         };
         let lake = Lake::open(&settings).await.unwrap();
         let key = if mode == TableMode::Merge { vec!["id".to_owned()] } else { Vec::new() };
-        let spec = TableSpec { id: TableId::new("s", "t"), schema, mode, key, partition_by: Vec::new() };
+        let spec = TableSpec { id: TableId::new("s", "t"), schema, mode, key, partition_by: Vec::new(), format_version: None };
         let table = lake.create(spec).await.unwrap();
         Self { _directory: directory, lake, table, marks: 0 }
     }
@@ -112,26 +119,28 @@ impl History {
         let key = self.table.key();
         let hidden = deletes::hide(&self.table, self.table.current(), &files, &key, budget()).await.unwrap();
         // The position deletes may name the file of keys too, which is no part of the table.
-        self.by_hand(&hidden.files, false, None).await
+        self.by_hand(&hidden.files, Gone::Some(&hidden.superseded), None).await
     }
 
     /// Rewrites all rows into one file and changes none.
     async fn compact(&mut self) -> SnapshotId {
         let rows: Vec<_> = self.read(None).await.into_iter().collect();
         let files = if rows.is_empty() { Vec::new() } else { self.write(&rows).await };
-        self.by_hand(&files, true, Some(Operation::Replace)).await
+        self.by_hand(&files, Gone::All, Some(Operation::Replace)).await
     }
 
     async fn by_hand(
         &mut self,
         files: &[WrittenFile],
-        all_else_goes: bool,
+        gone: Gone<'_>,
         operation: Option<Operation>,
     ) -> SnapshotId {
         let table = self.table.table.clone();
         let mut draft = Draft::on(&table, self.table.current()).await.unwrap();
-        if all_else_goes {
-            draft.remove_all().await.unwrap();
+        match gone {
+            Gone::None => {}
+            Gone::Some(gone) => draft.remove_deletes(gone).await.unwrap(),
+            Gone::All => draft.remove_all().await.unwrap(),
         }
         draft.add(files).await.unwrap();
         let made = draft.build(HashMap::new()).await.unwrap();
@@ -145,8 +154,11 @@ impl History {
                 operation: operation.unwrap_or(made.summary().operation.clone()),
                 additional_properties: made.summary().additional_properties.clone(),
             })
-            .with_schema_id(made.schema_id().unwrap())
-            .build();
+            .with_schema_id(made.schema_id().unwrap());
+        let snapshot = match made.row_range() {
+            None => snapshot.build(),
+            Some((first, rows)) => snapshot.with_row_range(first, rows).build(),
+        };
         let id = made.snapshot_id();
         let reference = SnapshotReference::new(id, SnapshotRetention::branch(None, None, None));
         let updates = vec![
@@ -329,7 +341,7 @@ async fn what_is_only_appended_comes_as_it_is() {
     let mut history = History::new(TableMode::Append).await;
     let first = history.commit(&[(1, Some(10))], Effect::Append).await;
     let second = history.commit(&[(1, Some(11)), (2, None)], Effect::Append).await;
-    let compacted = history.by_hand(&[], false, Some(Operation::Replace)).await;
+    let compacted = history.by_hand(&[], Gone::None, Some(Operation::Replace)).await;
 
     let delta = history.table.delta(Some(first), compacted).await.unwrap();
     assert!(!delta.with_ops);
@@ -503,7 +515,7 @@ async fn deletes_that_we_cannot_apply_are_refused() {
         .equality_ids(Some(vec![2]))
         .build()
         .unwrap();
-    let second = history.by_hand(&[WrittenFile { file, spec_id: keys.spec_id }], false, None).await;
+    let second = history.by_hand(&[WrittenFile { file, spec_id: keys.spec_id }], Gone::None, None).await;
     let said = history.sql("select * from t").await;
     assert!(
         said.starts_with("unsupported: the table has equality deletes, which this build cannot apply"),
@@ -685,6 +697,8 @@ enum Step {
     Replace(Vec<(i64, Option<i64>)>),
     Compact,
     RollBack(usize),
+    /// To format version 3, from where there is no way back.
+    Raise,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -696,11 +710,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => rows.prop_map(|rows| Step::Replace(rows.into_iter().collect::<Model>().into_iter().collect())),
         2 => Just(Step::Compact),
         1 => (0..10_usize).prop_map(Step::RollBack),
+        1 => Just(Step::Raise),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     /// Between any two snapshots, in either direction, across compactions and rollbacks.
     #[test]
@@ -729,6 +744,10 @@ proptest! {
                     }
                     Step::Compact if history.table.current().is_none() => continue,
                     Step::Compact => history.compact().await,
+                    Step::Raise => {
+                        history.table.raise_format(FormatVersion::V3).await.unwrap();
+                        continue;
+                    }
                     Step::RollBack(nth) => {
                         let (Some(to), model) = states[nth % states.len()].clone() else { continue };
                         history.table.roll_back(to).await.unwrap();

@@ -9,7 +9,7 @@
 //! core. What a writer holds is one row group's worth of encoded rows over all its open files, the
 //! parts on their way to the store, and the batch in hand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -165,8 +165,10 @@ impl TableWriter {
 /// Deletes files that will not be committed, as far as that works: orphans do no harm.
 pub(super) async fn discard(stores: &Stores, files: &[WrittenFile]) {
     use object_store::ObjectStoreExt;
-    for written in files {
-        if let Ok((store, path)) = stores.resolve(written.file.file_path())
+    // Deletion vectors share a file.
+    let locations: HashSet<&str> = files.iter().map(|written| written.file.file_path()).collect();
+    for location in locations {
+        if let Ok((store, path)) = stores.resolve(location)
             && let Err(error) = store.delete(&path).await
         {
             tracing::debug!(%error, "a file without use was not deleted");

@@ -146,6 +146,7 @@ pub fn lake_table_plan(stream: &Stream, table: &TableDescription, plan: &ReadPla
         mode,
         key: if mode == TableMode::Append { Vec::new() } else { key },
         partition_by: stream.settings.partition_by.clone(),
+        format_version: stream.settings.format_version,
     })
 }
 
@@ -202,6 +203,9 @@ impl<'a> Pass<'a> {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
                 expect_same_mode(&table, &spec)?;
+                if let Some(version) = spec.format_version {
+                    notes.extend(table.raise_format(version).await?);
+                }
                 notes.extend(table.evolve(&spec.schema).await?);
                 // After evolving: a key column that was renamed in the source has its new name by now.
                 expect_same_key(&table, &spec)?;

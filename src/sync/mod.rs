@@ -25,7 +25,7 @@ use crate::connection::Connection;
 use crate::lake::Lake;
 use crate::memory::Budget;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
-use crate::table::TableId;
+use crate::table::{FormatVersion, TableId};
 use crate::target::Deletes;
 
 pub use extract::{extract, lake_table_plan, mode_of, read_request};
@@ -83,6 +83,8 @@ pub struct StreamSettings {
     pub filter: Option<String>,
     /// Partition transforms of the lake table.
     pub partition_by: Vec<String>,
+    /// The version of the format that the lake table is to have; `None`: the one it has, or the usual one.
+    pub format_version: Option<FormatVersion>,
     /// What happens in the target to deleted rows.
     pub deletes: Deletes,
     /// About how many source bytes of a first read are committed at a time.
@@ -103,6 +105,7 @@ impl Default for StreamSettings {
             columns: None,
             filter: None,
             partition_by: Vec::new(),
+            format_version: None,
             deletes: Deletes::default(),
             portion_bytes: DEFAULT_PORTION_BYTES,
         }

@@ -37,6 +37,7 @@ impl Place {
                 mode: TableMode::Merge,
                 key: vec!["id".into()],
                 partition_by: vec!["bucket(4, id)".into()],
+                format_version: None,
             })
             .await
     }

@@ -9,23 +9,52 @@ use datafusion::prelude::SessionContext;
 use frazil::delta::{SnapshotId, Watermark};
 use frazil::lake::{Change, Effect, Lake, LakeSettings, LakeTable, TableMode, TableSpec, WrittenFile};
 use frazil::memory::Budget;
-use frazil::table::TableId;
+use frazil::table::{FormatVersion, TableId};
 use frazil::{ErrorKind, Result};
+
+/// Each test in each version of the format.
+macro_rules! in_both_versions {
+    ($($test:ident),* $(,)?) => {
+        mod v2 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $test() {
+                super::$test(frazil::table::FormatVersion::V2).await;
+            })*
+        }
+        mod v3 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $test() {
+                super::$test(frazil::table::FormatVersion::V3).await;
+            })*
+        }
+    };
+}
+
+in_both_versions! {
+    each_snapshot_has_its_rows_and_its_position,
+    rolling_back_rewinds_the_position,
+    a_change_from_elsewhere_is_a_conflict_and_leaves_no_file,
+    of_eight_runners_one_wins_each_state,
+    a_first_read_is_shown_when_it_is_whole,
+    an_abandoned_first_read_leaves_nothing,
+    many_small_commits_keep_few_manifests,
+}
 
 struct Place {
     _dir: tempfile::TempDir,
     lake: Lake,
+    version: FormatVersion,
 }
 
 impl Place {
-    async fn new() -> Self {
+    async fn new(version: FormatVersion) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = LakeSettings {
             warehouse: dir.path().join("lake").display().to_string(),
             catalog: "filesystem".into(),
             options: BTreeMap::new(),
         };
-        Self { lake: Lake::open(&settings).await.unwrap(), _dir: dir }
+        Self { lake: Lake::open(&settings).await.unwrap(), _dir: dir, version }
     }
 
     async fn table(&self) -> LakeTable {
@@ -40,6 +69,7 @@ impl Place {
                 mode: TableMode::Merge,
                 key: vec!["id".into()],
                 partition_by: vec![],
+                format_version: Some(self.version),
             })
             .await
             .unwrap()
@@ -97,9 +127,8 @@ fn position(table: &LakeTable) -> Option<(String, bool)> {
     table.position().unwrap().map(|position| (position.watermark.to_string(), position.unfinished))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_snapshot_has_its_rows_and_its_position() {
-    let place = Place::new().await;
+async fn each_snapshot_has_its_rows_and_its_position(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     assert_eq!(position(&table), None);
     let first = commit(&mut table, Effect::Append, &[(1, "ann"), (2, "bob")], None, "a").await.unwrap();
@@ -129,9 +158,8 @@ async fn each_snapshot_has_its_rows_and_its_position() {
     assert_eq!(history, expected.map(|(a, b, c)| (a.into(), b.into(), c.into())));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rolling_back_rewinds_the_position() {
-    let place = Place::new().await;
+async fn rolling_back_rewinds_the_position(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     let first = commit(&mut table, Effect::Append, &[(1, "ann")], None, "a").await.unwrap();
     commit(&mut table, Effect::Upsert, &[(1, "eve")], Some("a"), "b").await.unwrap();
@@ -142,9 +170,8 @@ async fn rolling_back_rewinds_the_position() {
     assert_eq!(rows(&place.load().await, None).await, "1=eva");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_from_elsewhere_is_a_conflict_and_leaves_no_file() {
-    let place = Place::new().await;
+async fn a_change_from_elsewhere_is_a_conflict_and_leaves_no_file(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     commit(&mut table, Effect::Append, &[(1, "ann")], None, "a").await.unwrap();
     let mut stale = place.load().await;
@@ -170,9 +197,8 @@ async fn a_change_from_elsewhere_is_a_conflict_and_leaves_no_file() {
     assert_eq!(rows(&place.load().await, None).await, "1=ann 2=bob");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_eight_runners_one_wins_each_state() {
-    let place = Place::new().await;
+async fn of_eight_runners_one_wins_each_state(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     commit(&mut table, Effect::Append, &[(0, "zero")], None, "0").await.unwrap();
     for round in 1..=5 {
@@ -198,9 +224,8 @@ async fn of_eight_runners_one_wins_each_state() {
     assert_eq!(rows(&table, None).await.split(' ').count(), 6);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_first_read_is_shown_when_it_is_whole() {
-    let place = Place::new().await;
+async fn a_first_read_is_shown_when_it_is_whole(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     let part = Effect::FirstReadPart { overlaps: false };
     commit(&mut table, part, &[(1, "ann")], None, "1").await.unwrap();
@@ -224,9 +249,8 @@ async fn a_first_read_is_shown_when_it_is_whole() {
     assert_eq!(table.snapshots().len(), 1, "readers never saw the parts");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_abandoned_first_read_leaves_nothing() {
-    let place = Place::new().await;
+async fn an_abandoned_first_read_leaves_nothing(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     let part = Effect::FirstReadPart { overlaps: false };
     commit(&mut table, part, &[(1, "ann")], None, "1").await.unwrap();
@@ -242,9 +266,8 @@ async fn an_abandoned_first_read_leaves_nothing() {
     assert_eq!(rows(&place.load().await, None).await, "1=eve");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_small_commits_keep_few_manifests() {
-    let place = Place::new().await;
+async fn many_small_commits_keep_few_manifests(version: FormatVersion) {
+    let place = Place::new(version).await;
     let mut table = place.table().await;
     let mut from = None;
     for i in 0..130i64 {

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use frazil::delta::Watermark;
 use frazil::lake::{Change, Effect, Lake, LakeSettings, TableMode, TableSpec};
 use frazil::memory::Budget;
-use frazil::table::TableId;
+use frazil::table::{FormatVersion, TableId};
 
 use super::fixture;
 
@@ -50,8 +50,17 @@ fn batch(rows: &[(String, String, i64, i64)]) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
+/// What the format of a table is in the course of its life.
+#[derive(Clone, Copy, PartialEq)]
+enum Format {
+    V2,
+    V3,
+    /// Version 2 at first, and raised half-way.
+    Raised,
+}
+
 /// Upserts into a table by these partitions, and the same into SQLite; then the judges compare.
-async fn judged(partition_by: &[&str]) {
+async fn judged(partition_by: &[&str], format: Format) {
     let dir = tempfile::tempdir().unwrap();
     let settings = LakeSettings {
         warehouse: dir.path().join("lake").display().to_string(),
@@ -64,6 +73,7 @@ async fn judged(partition_by: &[&str]) {
         mode: TableMode::Merge,
         key: vec!["code".into(), "number".into()],
         partition_by: partition_by.iter().map(|term| (*term).to_owned()).collect(),
+        format_version: (format == Format::V3).then_some(FormatVersion::V3),
     };
     let mut table = Lake::open(&settings).await.unwrap().create(spec).await.unwrap();
     let file = dir.path().join("truth.db");
@@ -91,6 +101,9 @@ async fn judged(partition_by: &[&str]) {
             writer.write(&batch(part)).await.unwrap();
         }
         let files = writer.finish().await.unwrap();
+        if (commit, format) == (4, Format::Raised) {
+            table.raise_format(FormatVersion::V3).await.unwrap();
+        }
         let to = Watermark::new(commit.to_string());
         let change = Change { files, effect: Effect::Upsert, from, to: to.clone(), summary: BTreeMap::new() };
         table.commit(change, budget).await.unwrap();
@@ -104,17 +117,32 @@ async fn judged(partition_by: &[&str]) {
     }
 }
 
-#[tokio::test]
-async fn others_read_an_upserted_table_as_we_do() {
-    judged(&[]).await;
+/// A test for each format.
+macro_rules! judged {
+    ($($name:ident: $partition_by:expr;)*) => {
+        $(mod $name {
+            use super::{Format, judged};
+
+            #[tokio::test]
+            async fn in_version_2() {
+                judged(&$partition_by, Format::V2).await;
+            }
+
+            #[tokio::test]
+            async fn in_version_3() {
+                judged(&$partition_by, Format::V3).await;
+            }
+
+            #[tokio::test]
+            async fn raised_from_version_2_to_3() {
+                judged(&$partition_by, Format::Raised).await;
+            }
+        })*
+    };
 }
 
-#[tokio::test]
-async fn others_read_an_upserted_table_partitioned_by_its_key_as_we_do() {
-    judged(&["bucket(3, code)"]).await;
-}
-
-#[tokio::test]
-async fn others_read_an_upserted_table_whose_rows_change_partition_as_we_do() {
-    judged(&["region"]).await;
+judged! {
+    others_read_an_upserted_table_as_we_do: [];
+    others_read_an_upserted_table_partitioned_by_its_key_as_we_do: ["bucket(3, code)"];
+    others_read_an_upserted_table_whose_rows_change_partition_as_we_do: ["region"];
 }

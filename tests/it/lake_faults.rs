@@ -179,6 +179,7 @@ impl Lab {
             mode: TableMode::Merge,
             key: vec!["id".into()],
             partition_by: Vec::new(),
+            format_version: None,
         };
         lab.lake(None).await.create(spec).await.unwrap();
         lab.run(None).await.unwrap();

@@ -31,6 +31,7 @@ async fn create(lake: &Lake, schema: SchemaRef, partition_by: &[&str]) -> LakeTa
         mode: TableMode::Merge,
         key: vec!["id".into()],
         partition_by: partition_by.iter().map(ToString::to_string).collect(),
+        format_version: None,
     };
     lake.create(spec).await.unwrap()
 }

@@ -33,7 +33,7 @@ use crate::table::TableId;
 /// the other, before it gives up.
 const MOVES: u32 = 10;
 /// The newest Iceberg format that this build reads and writes.
-const ICEBERG_FORMAT: u64 = 2;
+const ICEBERG_FORMAT: u64 = 3;
 
 /// A catalog that is a directory.
 pub struct Filesystem {

@@ -1,4 +1,5 @@
-//! Finds the places of rows by key, and hides them: position deletes.
+//! Finds the places of rows by key, and hides them: position deletes, or in format version 3 deletion
+//! vectors.
 //!
 //! ```text
 //! new files ─▶ their keys ─▶ old files that can hold one ─▶ key columns ─▶ positions ─┐
@@ -19,13 +20,14 @@ mod read;
 mod values;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::{max, min};
 use futures::{StreamExt, TryStreamExt, stream};
+use iceberg::spec::DataContentType;
 use roaring::RoaringTreemap;
 
 use self::keys::{KEY_BYTES, KeyColumn, KeySet, KeySetBuilder, Pass, integers, is_integral};
@@ -33,8 +35,11 @@ use self::probe::Candidate;
 use self::prune::Partitions;
 use self::read::KeyFile;
 use self::write::Doomed;
+use super::format_version::is_v3;
 use super::manifest::{LiveFile, LiveFiles};
-use super::{LakeTable, WrittenFile, position_deletes};
+use super::position_deletes::{self, Deleted};
+use super::snapshot::FileKey;
+use super::{LakeTable, WrittenFile};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
@@ -48,8 +53,11 @@ const MOST_PASSES: u64 = 1 << 12;
 /// What [`hide`] did. Nothing is visible before the files are committed.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
-    /// Position-delete files, to be committed in the snapshot that adds the new files.
+    /// Delete files, to be committed in the snapshot that adds the new files.
     pub(super) files: Vec<WrittenFile>,
+    /// Delete files of the snapshot whose rows are in `files` too, to be removed in that commit: a data
+    /// file has one deletion vector at most.
+    pub(super) superseded: HashSet<FileKey>,
     /// Rows of the snapshot that are now hidden: keys that were there before.
     pub(super) old_rows: u64,
     /// Rows of the new files that a later one with the same key hides.
@@ -92,7 +100,7 @@ async fn hide_among(
     let new = NewRows::open(table, new_files, columns).await?;
     let found = search(table, &new, &old, memory).await?;
 
-    let mut hits: BTreeMap<&str, (&LiveFile, RoaringTreemap)> = old
+    let hits: BTreeMap<&str, (&LiveFile, RoaringTreemap)> = old
         .into_iter()
         .zip(found.old)
         .filter(|(_, positions)| !positions.is_empty())
@@ -100,28 +108,43 @@ async fn hide_among(
         .collect();
     let touched = hits.keys().copied().collect();
     // Also refuses deletes of a kind that we cannot apply, whatever they concern.
-    for (path, hidden) in position_deletes::read(&table.stores, &live.deletes, Some(&touched)).await? {
-        if let Some((_, positions)) = hits.get_mut(path.as_str()) {
-            *positions -= hidden;
-        }
-    }
+    let mut before = position_deletes::read(&table.stores, &live.deletes, Some(&touched)).await?;
+    let mut hidden_before = |path: &str| before.remove(path).map(Deleted::positions).unwrap_or_default();
 
-    let old_rows = hits.values().map(|(_, positions)| positions.len()).sum();
+    let mut doomed = Vec::new();
+    for (path, (file, positions)) in hits {
+        let already = hidden_before(path);
+        doomed.push(Doomed {
+            path: path.to_owned(),
+            spec_id: file.spec_id,
+            partition: file.file.partition().clone(),
+            positions: positions - &already,
+            already,
+        });
+    }
+    let old_rows = doomed.iter().map(|rows| rows.positions.len()).sum();
     let repeated_rows = found.new.iter().map(RoaringTreemap::len).sum();
-    let doomed_old = hits.into_values().map(|(file, positions)| Doomed {
-        path: file.path().to_owned(),
-        spec_id: file.spec_id,
-        partition: file.file.partition().clone(),
-        positions,
-    });
-    let doomed_new = new_files.iter().zip(found.new).map(|(new, positions)| Doomed {
+    doomed.extend(new_files.iter().zip(found.new).map(|(new, positions)| Doomed {
         path: new.file.file_path().to_owned(),
         spec_id: new.spec_id,
         partition: new.file.partition().clone(),
         positions,
-    });
-    let files = write::write(table, doomed_old.chain(doomed_new).collect()).await?;
-    Ok(Hidden { files, old_rows, repeated_rows })
+        already: RoaringTreemap::new(),
+    }));
+    doomed.retain(|rows| !rows.positions.is_empty());
+    let superseded = if is_v3(metadata) { superseded(live, &doomed) } else { HashSet::new() };
+    let files = write::write(table, doomed).await?;
+    Ok(Hidden { files, superseded, old_rows, repeated_rows })
+}
+
+/// Delete files that are about one of these data files and no other: the new vector has their rows.
+fn superseded(live: &LiveFiles, doomed: &[Doomed]) -> HashSet<FileKey> {
+    let paths: HashSet<&str> = doomed.iter().map(|rows| rows.path.as_str()).collect();
+    let of_one = |file: &&LiveFile| {
+        file.file.content_type() == DataContentType::PositionDeletes
+            && file.file.referenced_data_file().is_some_and(|path| paths.contains(path.as_str()))
+    };
+    live.deletes.iter().filter(of_one).map(|file| FileKey::of(&file.file)).collect()
 }
 
 /// Positions to hide, file by file.

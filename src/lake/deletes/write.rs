@@ -1,7 +1,9 @@
-//! Position-delete files: which rows of which data files are gone.
+//! Which rows of which data files are gone: as position-delete files, or in format version 3 as
+//! deletion vectors.
 //!
-//! One file for each partition that is touched, since a delete file belongs to the partition of the
-//! data files it names; rows sorted by path and position, as the specification asks.
+//! Of position-delete files there is one for each partition that is touched, since a delete file
+//! belongs to the partition of the data files it names; rows sorted by path and position, as the
+//! specification asks. They add to what was hidden before. A deletion vector takes its place.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +25,9 @@ use roaring::RoaringTreemap;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::lake::deletion_vectors::{self, Vector};
 use crate::lake::footers::parquet_write_error;
+use crate::lake::format_version::is_v3;
 use crate::lake::{LakeTable, WrittenFile};
 
 /// Rows of a delete file that are encoded at once: with a path of 200 bytes each, 13 MB.
@@ -34,13 +38,25 @@ pub(super) struct Doomed {
     pub(super) path: String,
     pub(super) spec_id: i32,
     pub(super) partition: Struct,
+    /// Not empty.
     pub(super) positions: RoaringTreemap,
+    /// Rows of it that are hidden before.
+    pub(super) already: RoaringTreemap,
 }
 
 /// Writes delete files for these rows.
 pub(super) async fn write(table: &LakeTable, doomed: Vec<Doomed>) -> Result<Vec<WrittenFile>> {
+    if is_v3(table.table.metadata()) {
+        let vectors = doomed.into_iter().map(|rows| Vector {
+            path: rows.path,
+            spec_id: rows.spec_id,
+            partition: rows.partition,
+            positions: rows.positions | rows.already,
+        });
+        return deletion_vectors::write(table, vectors.collect()).await;
+    }
     let mut groups: HashMap<(i32, Struct), Vec<Doomed>> = HashMap::new();
-    for rows in doomed.into_iter().filter(|rows| !rows.positions.is_empty()) {
+    for rows in doomed {
         groups.entry((rows.spec_id, rows.partition.clone())).or_default().push(rows);
     }
     let mut files = Vec::with_capacity(groups.len());
