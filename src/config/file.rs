@@ -452,10 +452,10 @@ from_text!(SchemaWord, "a schema policy", |word| match word {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FormatWord(pub FormatVersion);
 from_text!(FormatWord, "a format version", |word| {
-    word.parse().ok().and_then(FormatVersion::from_number).map_or_else(
-        || Err(unknown("format_version", word, FORMATS, &["1"])),
-        Ok,
-    )
+    word.parse()
+        .ok()
+        .and_then(FormatVersion::from_number)
+        .map_or_else(|| Err(unknown("format_version", word, FORMATS, &["1"])), Ok)
 });
 
 const FORMATS: &[&str] = &["2", "3"];

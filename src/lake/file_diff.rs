@@ -19,9 +19,9 @@ use iceberg::spec::{DataContentType, ManifestContentType, ManifestFile};
 use iceberg::table::Table;
 use roaring::RoaringTreemap;
 
+use super::Stores;
 use super::manifest::{self, LiveFile};
 use super::position_deletes::{self, Deleted};
-use super::Stores;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Manifests read at once: enough to hide a store's latency, few enough to hold in memory.
@@ -107,11 +107,10 @@ pub(super) async fn between(
         a.data.iter().chain(&b.data).chain(&survivors).map(|file| (file.path(), file.sequence)).collect();
     let kept = kept_deletes(table, stores, &shared, &rewritten, &at_hand).await?;
 
-    let both =
-        |path: &str, changed: &HashMap<String, Deleted>| match (kept.get(path), changed.get(path)) {
-            (Some(kept), Some(changed)) => kept.clone().and(changed.clone()).map(Deleted::positions),
-            (kept, changed) => Ok(kept.or(changed).cloned().map(Deleted::positions).unwrap_or_default()),
-        };
+    let both = |path: &str, changed: &HashMap<String, Deleted>| match (kept.get(path), changed.get(path)) {
+        (Some(kept), Some(changed)) => kept.clone().and(changed.clone()).map(Deleted::positions),
+        (kept, changed) => Ok(kept.or(changed).cloned().map(Deleted::positions).unwrap_or_default()),
+    };
     let mut diff = FileDiff { files_removed: !a.data.is_empty(), ..FileDiff::default() };
     for file in b.data {
         let deleted = both(file.path(), &hidden)?;

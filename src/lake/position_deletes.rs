@@ -19,10 +19,10 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use roaring::RoaringTreemap;
 
+use super::Stores;
 use super::deletion_vectors::{self, is_vector};
 use super::footers::parquet_error;
 use super::manifest::LiveFile;
-use super::Stores;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Delete files read at once: they are small, latency dominates.

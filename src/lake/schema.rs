@@ -311,12 +311,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_refused_by_name() {
-        for kind in [
-            DataType::UInt64,
-            DataType::Decimal128(10, -2),
-            DataType::Decimal256(40, 0),
-            DataType::Null,
-        ] {
+        for kind in
+            [DataType::UInt64, DataType::Decimal128(10, -2), DataType::Decimal256(40, 0), DataType::Null]
+        {
             let schema = Schema::new(vec![Field::new("odd", kind, true)]);
             let error = to_iceberg(&schema, &[]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -315,11 +315,7 @@ fn sequence_of(entry: &ManifestEntryRef, manifest: &ManifestFile) -> i64 {
 
 /// The file of an entry, to be written again: its own spec goes with it, and the row ids that it has
 /// by its place in the manifest.
-fn rebuilt(
-    entry: &ManifestEntryRef,
-    manifest: &ManifestFile,
-    first_row_id: Option<i64>,
-) -> Result<DataFile> {
+fn rebuilt(entry: &ManifestEntryRef, manifest: &ManifestFile, first_row_id: Option<i64>) -> Result<DataFile> {
     let file = entry.data_file();
     let mut builder = DataFileBuilder::default();
     builder

@@ -64,7 +64,14 @@ impl History {
         };
         let lake = Lake::open(&settings).await.unwrap();
         let key = if mode == TableMode::Merge { vec!["id".to_owned()] } else { Vec::new() };
-        let spec = TableSpec { id: TableId::new("s", "t"), schema, mode, key, partition_by: Vec::new(), format_version: None };
+        let spec = TableSpec {
+            id: TableId::new("s", "t"),
+            schema,
+            mode,
+            key,
+            partition_by: Vec::new(),
+            format_version: None,
+        };
         let table = lake.create(spec).await.unwrap();
         Self { _directory: directory, lake, table, marks: 0 }
     }

@@ -533,7 +533,7 @@ fn values(schema: &serde_json::Value, property: &serde_json::Value) -> String {
     if let Some(words) = property["enum"].as_array() {
         return words
             .iter()
-            .map(|word| format!("`{}`", word.as_str().unwrap()))
+            .map(|word| format!("`{}`", word.as_str().map_or_else(|| word.to_string(), str::to_owned)))
             .collect::<Vec<_>>()
             .join(" ");
     }
