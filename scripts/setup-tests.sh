@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust, from the package managers: a Postgres server, and a Python
-# environment with independent Iceberg readers and an S3 server. Does nothing where all is there.
+# environment with independent Iceberg readers and an S3 server, an Azure server from npm. Does nothing where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,7 @@ command -v flock >/dev/null || missing+=(util-linux)
 # Postgres' programs are not on PATH on Debian; the tests look where they are.
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || missing+=(postgresql)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v npm >/dev/null || missing+=(nodejs npm)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 
 if [ ${#missing[@]} -gt 0 ]; then
@@ -31,8 +32,12 @@ mkdir -p "$home"
 exec 9>"$home/lock"
 flock 9
 if ! cmp -s "$wanted" "$home/installed.txt"; then
-    rm -rf "$home/venv"
-    python3 -m venv "$home/venv"
+    # Packages come and stay: a run in another folder may be using them.
+    [ -x "$home/venv/bin/pip" ] || python3 -m venv "$home/venv"
     "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
     cp "$wanted" "$home/installed.txt"
+fi
+azurite=3.35.0
+if ! grep -qs "\"version\": \"$azurite\"" "$home/node/node_modules/azurite/package.json"; then
+    npm install --silent --no-audit --no-fund --prefix "$home/node" "azurite@$azurite"
 fi

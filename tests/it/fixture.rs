@@ -15,14 +15,18 @@
 #![allow(dead_code)] // each helper is used by some test files, not by all
 #![allow(unused_imports)]
 
+mod azurite;
 mod judge;
+mod nanio;
 mod pipeline;
 mod postgres;
 mod proxy;
 mod s3;
 mod shared;
 
+pub(crate) use azurite::{Azurite, azurite};
 pub(crate) use judge::{Store, judge, judge_in};
+pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
 pub(crate) use proxy::Proxy;
@@ -50,12 +54,20 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Finds a program that `scripts/setup-tests.sh` installs.
+/// Finds a program that `scripts/setup-tests.sh` installs from PyPI.
 pub(crate) fn tools(program: &str) -> Option<PathBuf> {
+    Some(home()?.join("venv/bin").join(program)).filter(|file| file.is_file())
+}
+
+/// Finds a program that `scripts/setup-tests.sh` installs from npm.
+pub(crate) fn node_tools(program: &str) -> Option<PathBuf> {
+    Some(home()?.join("node/node_modules/.bin").join(program)).filter(|file| file.is_file())
+}
+
+fn home() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let home = variable("FRAZIL_TESTS_HOME").or_else(|| {
+    variable("FRAZIL_TESTS_HOME").or_else(|| {
         let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
         Some(cache.join("frazil-tests"))
-    })?;
-    Some(home.join("venv/bin").join(program)).filter(|file| file.is_file())
+    })
 }

@@ -12,7 +12,10 @@ pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_stor
     use object_store::Error as E;
     let (kind, message, hint) = match &source {
         // A missing bucket is not found by a request for an object, and a failure of a listing.
-        _ if says(&source, "NoSuchBucket") => {
+        _ if ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
+            .iter()
+            .any(|w| says(&source, w)) =>
+        {
             (ErrorKind::Config, "the bucket does not exist", Some("create it, or correct the warehouse"))
         }
         E::NotFound { .. } => (ErrorKind::Corrupt, "a file is missing", None),
@@ -78,7 +81,7 @@ fn from_cause(error: &(dyn StdError + 'static)) -> (ErrorKind, &'static str, Opt
             return (
                 ErrorKind::Transient,
                 "the store cannot be reached",
-                Some("check `s3.endpoint` and the network, and run again"),
+                Some("check the network and the endpoint among the lake's options, and run again"),
             );
         }
     }

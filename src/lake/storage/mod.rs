@@ -9,20 +9,24 @@
 //! A location in metadata is taken as it is written: nothing in it is percent-decoded, because the
 //! readers of this world do not agree on decoding. We write only characters on which they agree.
 
+mod azure;
 mod errors;
 mod file_io;
+mod gcs;
 mod local;
+mod options;
+mod s3;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use datafusion::execution::object_store::ObjectStoreRegistry;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
+use self::options::Options;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) use errors::{file_error, iceberg_error, store_error};
@@ -43,7 +47,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The object stores that this process has open.
 #[derive(Debug, Default)]
 pub struct Stores {
-    options: BTreeMap<String, String>,
+    options: Options,
     by_base: RwLock<HashMap<String, Arc<dyn ObjectStore>>>,
 }
 
@@ -51,7 +55,7 @@ impl Stores {
     /// Stores that are opened when first needed, with these options: see
     /// [`LakeSettings::options`](super::LakeSettings::options).
     pub fn new(options: BTreeMap<String, String>) -> Self {
-        Self { options, by_base: RwLock::default() }
+        Self { options: Options(options), by_base: RwLock::default() }
     }
 
     /// The store that holds a location, and the path there.
@@ -70,60 +74,32 @@ impl Stores {
     }
 
     fn open(&self, place: &Place<'_>) -> Result<Arc<dyn ObjectStore>> {
-        match place.scheme {
-            "file" => Ok(Arc::new(local::Durable::new())),
-            "s3" | "s3a" => self.open_s3(place.authority),
-            "gs" | "gcs" | "az" | "azure" | "abfs" | "abfss" | "wasb" | "wasbs" => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("this build has no store for `{}://`", place.scheme),
-            )
-            .hint("use a local directory or an S3-compatible store")),
-            other => Err(Error::new(ErrorKind::Config, format!("`{other}://` is not a store"))
-                .hint("use a directory, `file:///…` or `s3://bucket/prefix`")),
-        }
+        self.options.check()?;
+        Ok(match place.scheme {
+            "file" => Arc::new(local::Durable::new()),
+            "s3" | "s3a" | "s3n" => Arc::new(s3::open(place, &self.options)?),
+            "abfs" | "abfss" | "wasb" | "wasbs" | "az" => Arc::new(azure::open(place, &self.options)?),
+            "gs" | "gcs" => Arc::new(gcs::open(place, &self.options)?),
+            other => {
+                return Err(Error::new(ErrorKind::Config, format!("`{other}://` is not a store")).hint(
+                    "use a directory, `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix` or \
+                     `abfss://container@account.dfs.core.windows.net/prefix`",
+                ));
+            }
+        })
     }
+}
 
-    /// The environment (`AWS_…`) first, then the options over it.
-    fn open_s3(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
-        use AmazonS3ConfigKey as Key;
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_client_options(ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_allow_http(true))
-            .with_retry(RetryConfig {
-                backoff: BackoffConfig {
-                    init_backoff: RETRY_PAUSE,
-                    max_backoff: RETRY_PAUSE_MAX,
-                    ..BackoffConfig::default()
-                },
-                max_retries: RETRIES,
-                retry_timeout: RETRY_FOR,
-            });
-        for (name, value) in &self.options {
-            builder = match name.as_str() {
-                "s3.access-key-id" => builder.with_config(Key::AccessKeyId, value),
-                "s3.secret-access-key" => builder.with_config(Key::SecretAccessKey, value),
-                "s3.session-token" => builder.with_config(Key::Token, value),
-                "s3.region" | "client.region" => builder.with_config(Key::Region, value),
-                "s3.endpoint" => builder.with_config(Key::Endpoint, value),
-                "s3.path-style-access" => {
-                    builder.with_virtual_hosted_style_request(!value.eq_ignore_ascii_case("true"))
-                }
-                "s3.anonymous" => builder.with_config(Key::SkipSignature, value),
-                _ => {
-                    return Err(Error::new(
-                        ErrorKind::Config,
-                        format!("`{name}` is not an option of the store"),
-                    )
-                    .hint(
-                        "known are s3.endpoint, s3.region, s3.access-key-id, s3.secret-access-key, \
-                         s3.session-token, s3.path-style-access and s3.anonymous",
-                    ));
-                }
-            };
-        }
-        let store = builder.build().map_err(|source| store_error("open the store", bucket, source))?;
-        Ok(Arc::new(store))
+/// How often and how long a request is tried.
+fn retry() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: RETRY_PAUSE,
+            max_backoff: RETRY_PAUSE_MAX,
+            ..BackoffConfig::default()
+        },
+        max_retries: RETRIES,
+        retry_timeout: RETRY_FOR,
     }
 }
 
@@ -217,11 +193,38 @@ mod tests {
         assert_eq!(absolute("s3://bucket/p/").unwrap(), "s3://bucket/p");
     }
 
-    #[test]
-    fn stores_that_are_not_built_say_so() {
-        let stores = Stores::default();
-        let error = stores.resolve("gs://bucket/x").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(stores.resolve("ftp://host/x").unwrap_err().kind(), ErrorKind::Config);
+    fn kind(options: &[(&str, &str)], location: &str) -> Option<ErrorKind> {
+        let options = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Stores::new(options).resolve(location).err().map(|error| error.kind())
+    }
+
+    #[tokio::test]
+    async fn each_scheme_has_its_store() {
+        let azure =
+            [("adls.account-name", "acct"), ("adls.account-key", "a2V5"), ("adls.sas-token.acct", "a=b")];
+        for (options, location, path) in [
+            (&[][..], "s3://bucket/x", "x"),
+            (&[("s3.sse.type", "kms"), ("s3.sse.key", "id")], "s3a://bucket/x", "x"),
+            (&azure, "abfss://box@acct.dfs.core.windows.net/a/b", "a/b"),
+            (&azure, "wasbs://box@acct.blob.core.windows.net/a/b", "a/b"),
+            (&azure, "az://box/a", "a"),
+            (&[("gcs.no-auth", "true"), ("gcs.oauth2.token", "t")], "gs://bucket/a", "a"),
+        ] {
+            let options = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+            assert_eq!(Stores::new(options).resolve(location).unwrap().1.as_ref(), path, "{location}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_refused() {
+        assert_eq!(kind(&[], "ftp://host/x"), Some(ErrorKind::Config));
+        assert_eq!(kind(&[("s3.acess-key-id", "k")], "s3://b/x"), Some(ErrorKind::Config), "misspelt");
+        assert_eq!(kind(&[("s3.sse.type", "rot13")], "s3://b/x"), Some(ErrorKind::Config));
+        assert_eq!(
+            kind(&[("s3.role-arn", "arn:aws:iam::1:role/r")], "s3://b/x"),
+            Some(ErrorKind::Unsupported)
+        );
+        assert_eq!(kind(&[("ssl.cabundle", "/no/such/file")], "s3://b/x"), Some(ErrorKind::Config));
+        assert_eq!(kind(&[], "az://box/x"), Some(ErrorKind::Config), "no account");
     }
 }
