@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let settings = LakeSettings {
         warehouse: directory.path().display().to_string(),
-        catalog: "filesystem".to_owned(),
+        catalog: "filesystem".into(),
         options: BTreeMap::new(),
     };
     let budget = Budget::new(256 << 20, 2)?;

@@ -38,7 +38,7 @@ async fn main() -> Result<(), Error> {
     let directory = tempfile::tempdir()?;
     let settings = LakeSettings {
         warehouse: directory.path().to_string_lossy().into_owned(),
-        catalog: "filesystem".to_owned(),
+        catalog: "filesystem".into(),
         options: BTreeMap::new(),
     };
     let lake = Lake::open(&settings).await?;

@@ -148,10 +148,16 @@ pub(super) struct LakeArgs {
     /// The lake: a directory or a URL [default: ./lake]
     #[arg(long, value_name = "PLACE", env = "FRAZIL_LAKE")]
     pub lake: Option<String>,
-    /// The lake's catalog; this build has `filesystem`
+    /// The lake's catalog: `filesystem` or a URL [default: filesystem]
     #[arg(long, value_name = "CATALOG", env = "FRAZIL_CATALOG")]
     pub catalog: Option<String>,
-    /// An option of the lake's store: `s3.endpoint=http://…`
+    /// The catalog's name, where one server holds several
+    #[arg(long, value_name = "NAME", env = "FRAZIL_CATALOG_NAME")]
+    pub catalog_name: Option<String>,
+    /// An option of the catalog: `scope=…`
+    #[arg(long = "catalog-option", value_name = "KEY=VALUE", value_parser = key_value, env = "FRAZIL_CATALOG_OPTION")]
+    pub catalog_options: Vec<(String, String)>,
+    /// An option of the lake's stores: `s3.endpoint=http://…`
     #[arg(long = "lake-option", value_name = "KEY=VALUE", value_parser = key_value, env = "FRAZIL_LAKE_OPTION")]
     pub options: Vec<(String, String)>,
 }
@@ -355,6 +361,8 @@ impl LakeArgs {
         Overrides {
             lake: self.lake.clone(),
             catalog: self.catalog.clone(),
+            catalog_name: self.catalog_name.clone(),
+            catalog_options: self.catalog_options.clone(),
             lake_options: self.options.clone(),
             ..Overrides::default()
         }

@@ -69,14 +69,12 @@ impl TextDatabase {
         match self {
             Self::Sqlite { .. } => self.in_sqlite(sql, params, query).await,
             Self::Postgres { .. } => {
-                self.in_postgres(async |session| {
-                    let rows = session.query_typed(sql, &typed(params)).await?;
-                    let cells = |row: &tokio_postgres::Row| {
-                        (0..row.len()).map(|i| row.try_get(i)).collect::<Result<TextRow, _>>()
-                    };
-                    rows.iter().map(cells).collect()
-                })
-                .await
+                let session = self.session().await?;
+                let rows = self.finish(&session, session.query_typed(sql, &typed(params))).await?;
+                let cells = |row: &tokio_postgres::Row| {
+                    (0..row.len()).map(|i| row.try_get(i)).collect::<Result<TextRow, _>>()
+                };
+                Ok(rows.iter().map(cells).collect::<Result<_, _>>()?)
             }
         }
     }
@@ -91,7 +89,8 @@ impl TextDatabase {
                 self.in_sqlite(sql, params, execute).await
             }
             Self::Postgres { .. } => {
-                self.in_postgres(async |session| session.execute_typed(sql, &typed(params)).await).await
+                let session = self.session().await?;
+                self.finish(&session, session.execute_typed(sql, &typed(params))).await
             }
         }
     }
@@ -118,29 +117,32 @@ impl TextDatabase {
         outcome.map_err(|error| Error::new(ErrorKind::Internal, "a database thread died").because(error))?
     }
 
-    async fn in_postgres<T>(
+    /// The session. One opens it, the others wait for that; statements then run beside each other.
+    async fn session(&self) -> Result<Arc<Session>> {
+        let Self::Postgres { connection, session } = self else { unreachable!("asked of the wrong kind") };
+        let mut session = session.lock().await;
+        match &*session {
+            Some(open) if !open.is_closed() => Ok(open.clone()),
+            _ => Ok(session.insert(Arc::new(postgres::connect(connection).await?)).clone()),
+        }
+    }
+
+    /// Waits for a statement. After a lost answer nobody knows what happened to the session: the next
+    /// statement gets a new one.
+    async fn finish<T>(
         &self,
-        work: impl AsyncFnOnce(&Session) -> Result<T, tokio_postgres::Error>,
+        used: &Arc<Session>,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>> + Send,
     ) -> Result<T> {
         let Self::Postgres { connection, session } = self else { unreachable!("asked of the wrong kind") };
-        let open = {
-            // One opens, the others wait for it; statements run beside each other.
-            let mut session = session.lock().await;
-            match &*session {
-                Some(open) if !open.is_closed() => open.clone(),
-                _ => session.insert(Arc::new(postgres::connect(connection).await?)).clone(),
-            }
-        };
-        let outcome = tokio::time::timeout(STATEMENT_TIMEOUT, work(&open)).await;
-        let failed = match outcome {
+        let failed = match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => Error::from(error),
             Err(_) => Error::new(ErrorKind::Transient, "the database did not answer in time"),
         };
         if failed.kind() == ErrorKind::Transient {
-            // What happened to this session is unknown: the next statement gets a new one.
             let mut session = session.lock().await;
-            if session.as_ref().is_some_and(|current| Arc::ptr_eq(current, &open)) {
+            if session.as_ref().is_some_and(|current| Arc::ptr_eq(current, used)) {
                 *session = None;
             }
         }

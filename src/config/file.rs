@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::lake::LakeEntry;
 use super::units;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, OutOfRange, UnboundedNumeric, ValuePolicy};
 use crate::sync::{Mode, StreamSettings};
@@ -44,27 +45,6 @@ pub struct ConnectionEntry {
     pub password: Option<Secret>,
     /// Options of the URL (`sslmode: require`).
     pub options: BTreeMap<String, String>,
-}
-
-/// Where the Iceberg tables are.
-#[derive(Debug, serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map with `warehouse`")]
-pub struct LakeEntry {
-    /// A directory (relative to this file) or a URL: `./lake`, `s3://bucket/prefix`.
-    pub warehouse: String,
-    /// Who knows where each table's metadata is. This build has `filesystem`: the store itself.
-    #[serde(default = "filesystem")]
-    #[schemars(with = "String")]
-    pub catalog: Secret,
-    /// Options of the store: `s3.endpoint`, `s3.region`, `s3.access-key-id`, `s3.secret-access-key`,
-    /// `s3.path-style-access`.
-    #[serde(default)]
-    #[schemars(with = "BTreeMap<String, String>")]
-    pub options: BTreeMap<String, Secret>,
-}
-
-fn filesystem() -> Secret {
-    Secret("filesystem".into())
 }
 
 /// The settings of a stream. What is not said comes from `defaults`.

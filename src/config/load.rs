@@ -8,7 +8,7 @@ use url::Url;
 use super::file::{ConnectionEntry, File};
 use super::tree::Node;
 use super::vars::Lookup;
-use super::{Config, Overrides, decode, is_url, shown};
+use super::{Config, Overrides, decode, is_url, lake, shown};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeSettings;
@@ -46,7 +46,7 @@ impl Config {
 
     /// The lake that flags name, for commands that need nothing else.
     pub fn lake_alone(overrides: &Overrides) -> Result<LakeSettings> {
-        lake(&File::default(), overrides, Path::new(""))
+        lake::settings(&File::default(), overrides, Path::new(""))
     }
 
     /// The part of loading that touches nothing outside.
@@ -68,7 +68,7 @@ impl Config {
             connections.insert(connection.clone(), parsed);
         }
         let mut config = Self {
-            lake: lake(&file, overrides, &folder(path.as_deref()))?,
+            lake: lake::settings(&file, overrides, &folder(path.as_deref()))?,
             connections,
             defaults: file.defaults,
             streams: file.streams.0,
@@ -213,31 +213,8 @@ fn add_options(url: &mut Url, options: &BTreeMap<String, String>) {
     }
 }
 
-/// The lake by flags, else by the file, else `./lake`.
-fn lake(file: &File, overrides: &Overrides, folder: &Path) -> Result<LakeSettings> {
-    let said = file.lake.as_ref();
-    let warehouse = match (&overrides.lake, said) {
-        (Some(flag), _) => flag.clone(),
-        (None, Some(lake)) => beside(folder, &lake.warehouse),
-        (None, None) => beside(folder, DEFAULT_WAREHOUSE),
-    };
-    if warehouse.trim().is_empty() {
-        return Err(Error::new(ErrorKind::Config, "`warehouse` is empty")
-            .hint("give a directory or a URL: `./lake`, `s3://bucket/prefix`"));
-    }
-    let catalog = overrides.catalog.clone().or_else(|| said.map(|lake| lake.catalog.0.clone()));
-    let mut options: BTreeMap<_, _> = said
-        .map(|lake| lake.options.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect())
-        .unwrap_or_default();
-    options.extend(overrides.lake_options.iter().cloned());
-    Ok(LakeSettings { warehouse, catalog: catalog.unwrap_or_else(|| "filesystem".to_owned()), options })
-}
-
-/// Where the lake is when nobody says.
-const DEFAULT_WAREHOUSE: &str = "./lake";
-
 /// A relative directory in the file means one beside the file, wherever the command runs.
-fn beside(folder: &Path, place: &str) -> String {
+pub(super) fn beside(folder: &Path, place: &str) -> String {
     if place.contains("://") || folder.as_os_str().is_empty() || Path::new(place).is_absolute() {
         return place.to_owned();
     }

@@ -12,6 +12,7 @@
 
 mod decode;
 mod file;
+mod lake;
 mod load;
 mod resolve;
 mod suggest;
@@ -63,7 +64,11 @@ pub struct Overrides {
     pub lake: Option<String>,
     /// The lake's catalog.
     pub catalog: Option<String>,
-    /// Options of the lake's store.
+    /// The catalog's name.
+    pub catalog_name: Option<String>,
+    /// Options of the catalog.
+    pub catalog_options: Vec<(String, String)>,
+    /// Options of the lake's stores.
     pub lake_options: Vec<(String, String)>,
     /// Settings of all streams.
     pub stream: StreamEntry,

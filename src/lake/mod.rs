@@ -54,6 +54,7 @@ use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{FormatVersion, TableId};
 
+pub use catalog::CatalogSettings;
 pub use commit::{Change, Effect};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
@@ -78,10 +79,10 @@ const KEY_PROPERTY: &str = "frazil.key";
 pub struct LakeSettings {
     /// A directory or URL under which tables are created: `./lake`, `s3://bucket/prefix`.
     pub warehouse: String,
-    /// `filesystem`, or a catalog's URL.
-    pub catalog: String,
-    /// Options of the store, by the names that Iceberg gives them: `s3.endpoint`, `s3.region`,
-    /// `s3.access-key-id`, `s3.secret-access-key`, `s3.path-style-access`. May hold secrets.
+    /// Who knows where each table's metadata is.
+    pub catalog: CatalogSettings,
+    /// Options of the stores, by the names that Iceberg gives them: `s3.endpoint`, `adls.account-name`,
+    /// `gcs.service.host`. May hold secrets.
     pub options: BTreeMap<String, String>,
 }
 
@@ -102,21 +103,8 @@ impl Lake {
     /// Opens the catalog. A directory or prefix that is not there yet is an empty lake.
     pub async fn open(settings: &LakeSettings) -> Result<Self> {
         let stores = Arc::new(Stores::new(settings.options.clone()));
-        let catalog = match settings.catalog.as_str() {
-            "filesystem" => catalog::Filesystem::new(&settings.warehouse, stores.clone())?,
-            other if other.contains("://") => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "this build has only the `filesystem` catalog",
-                )
-                .hint("leave `catalog` out, or set it to `filesystem`"));
-            }
-            other => {
-                return Err(Error::new(ErrorKind::Config, format!("`{other}` is not a catalog"))
-                    .hint("set `catalog: filesystem`"));
-            }
-        };
-        Ok(Self { catalog: Arc::new(catalog), stores })
+        let catalog = catalog::open(&settings.catalog, &settings.warehouse, stores.clone())?;
+        Ok(Self { catalog, stores })
     }
 
     /// All tables, in name order.
@@ -135,6 +123,16 @@ impl Lake {
         let creation = creation(spec).map_err(|error| error.with("table", &id))?;
         let table = self.catalog.create(&id, creation).await?;
         Ok(self.wrap(&id, table))
+    }
+
+    /// Forgets a table; `false` when there is none. Its data files stay.
+    pub async fn drop_table(&self, id: &TableId) -> Result<bool> {
+        self.catalog.drop_table(id).await
+    }
+
+    /// Gives a table another name, where the catalog can.
+    pub async fn rename_table(&self, from: &TableId, to: &TableId) -> Result<()> {
+        self.catalog.rename_table(from, to).await
     }
 
     /// The object stores, for DataFusion's registry.

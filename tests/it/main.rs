@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop right there
 
+mod catalog_conformance;
 mod cli;
 mod demo;
 mod docs;
@@ -11,6 +12,7 @@ mod lake_catalog;
 mod lake_commit;
 mod lake_deletes;
 mod lake_faults;
+mod lake_sql_catalog;
 mod lake_write;
 mod postgres_source;
 mod postgres_target;

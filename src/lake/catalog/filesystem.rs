@@ -15,32 +15,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
-use iceberg::spec::{TableMetadata, TableMetadataBuilder};
+use futures::{StreamExt, TryStreamExt};
+use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
-use iceberg::{NamespaceIdent, Runtime, TableCreation, TableIdent, TableRequirement, TableUpdate};
+use iceberg::{TableCreation, TableRequirement, TableUpdate};
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use serde::Deserialize;
 
 use super::Catalog;
+use super::files::{Files, created, parse, to_json, updated};
+use super::{MOVES, exists, location};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::names::{decode, encode};
-use crate::lake::storage::{Stores, absolute, file_io, iceberg_error, store_error};
-use crate::lake::{DEFAULT_NAMESPACE, FORMAT, FORMAT_PROPERTY};
+use crate::lake::names::decode;
+use crate::lake::storage::{Stores, absolute, store_error};
 use crate::table::TableId;
 
-/// Metadata-only changes of others (a property, a tag) that a commit may find in its way, one after
-/// the other, before it gives up.
-const MOVES: u32 = 10;
-/// The newest Iceberg format that this build reads and writes.
-const ICEBERG_FORMAT: u64 = 3;
+/// What a version holds that says that the table was dropped. Shorter than any metadata, so that a
+/// listing tells them apart.
+const DROPPED: &[u8] = br#"{"dropped":true}"#;
 
 /// A catalog that is a directory.
 pub struct Filesystem {
     warehouse: String,
-    stores: Arc<Stores>,
-    file_io: iceberg::io::FileIO,
-    runtime: Runtime,
+    files: Files,
     /// Whether the store was seen to honour a condition.
     probed: AtomicBool,
 }
@@ -51,52 +47,17 @@ impl Filesystem {
         let warehouse = absolute(warehouse)?;
         stores.resolve(&warehouse)?;
         let probed = AtomicBool::new(warehouse.starts_with("file:"));
-        let runtime = Runtime::try_current().map_err(iceberg_error)?;
-        Ok(Self { warehouse, file_io: file_io(&stores), stores, runtime, probed })
-    }
-
-    fn location(&self, id: &TableId) -> String {
-        let namespace = encode(id.schema_or(DEFAULT_NAMESPACE));
-        format!("{}/{namespace}/{}", self.warehouse, encode(&id.name))
+        Ok(Self { warehouse, files: Files::new(stores)?, probed })
     }
 
     fn table(&self, location: &str, version: u64, metadata: TableMetadata) -> Result<Table> {
-        let id = self.id_of(location)?;
-        let namespace = NamespaceIdent::new(id.schema_or(DEFAULT_NAMESPACE).to_owned());
-        Table::builder()
-            .file_io(self.file_io.clone())
-            .identifier(TableIdent::new(namespace, id.name))
-            .metadata(metadata)
-            .metadata_location(version_file(location, version))
-            .runtime(self.runtime.clone())
-            // Our own reading does not go through it.
-            .disable_cache()
-            .build()
-            .map_err(iceberg_error)
-    }
-
-    fn id_of(&self, location: &str) -> Result<TableId> {
-        let mut parts = location.rsplit('/');
-        match (parts.next().and_then(decode), parts.next().and_then(decode)) {
-            (Some(name), Some(namespace)) => Ok(TableId::new(namespace, name)),
-            _ => Err(Error::new(ErrorKind::Internal, "not the location of a table").with("file", location)),
-        }
-    }
-
-    async fn get(&self, file: &str) -> Result<Option<Bytes>> {
-        let (store, path) = self.stores.resolve(file)?;
-        let failed = |source| store_error("read a file", file, source);
-        match store.get(&path).await {
-            Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(source) => Err(failed(source)),
-        }
+        self.files.table(&id_of(location)?, version_file(location, version), metadata)
     }
 
     /// The newest version and its bytes. The hint is a place to start: what lies beyond it is probed,
     /// and when it leads nowhere the directory is listed.
     async fn newest(&self, location: &str) -> Result<Option<(u64, Bytes)>> {
-        let hint = self.get(&hint_file(location)).await?;
+        let hint = self.files.get(&hint_file(location)).await?;
         let hinted = hint.as_deref().and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
         let mut start = match hinted {
             Some(version) => self.pair(location, version).await?,
@@ -104,7 +65,7 @@ impl Filesystem {
         };
         let mut version = hinted.unwrap_or(0);
         if start.0.is_none() {
-            let Some(listed) = self.last_listed(location).await? else { return Ok(None) };
+            let Some((listed, _)) = self.last_listed(location).await? else { return Ok(None) };
             version = listed;
             start = self.pair(location, version).await?;
         }
@@ -112,43 +73,47 @@ impl Filesystem {
         while let Some(newer) = next {
             bytes = newer;
             version += 1;
-            next = self.get(&version_file(location, version + 1)).await?;
+            next = self.files.get(&version_file(location, version + 1)).await?;
         }
         Ok(Some((version, bytes)))
+    }
+
+    /// As [`newest`](Self::newest), but none for a table that was dropped.
+    async fn live(&self, location: &str) -> Result<Option<(u64, Bytes)>> {
+        Ok(self.newest(location).await?.filter(|(_, bytes)| bytes != DROPPED))
     }
 
     /// A version and the one after it, in one round trip.
     async fn pair(&self, location: &str, version: u64) -> Result<(Option<Bytes>, Option<Bytes>)> {
         let (here, next) = (version_file(location, version), version_file(location, version + 1));
-        futures::try_join!(self.get(&here), self.get(&next))
+        futures::try_join!(self.files.get(&here), self.files.get(&next))
     }
 
-    async fn last_listed(&self, location: &str) -> Result<Option<u64>> {
+    /// The highest version that a listing shows, and its size.
+    async fn last_listed(&self, location: &str) -> Result<Option<(u64, u64)>> {
         let directory = format!("{location}/metadata");
-        let (store, path) = self.stores.resolve(&directory)?;
-        let listed = store.list(Some(&path)).try_fold(None, |newest, file| async move {
-            Ok(newest.max(file.location.filename().and_then(version_of)))
+        let (store, path) = self.files.stores().resolve(&directory)?;
+        let listed = store.list(Some(&path)).try_fold(None, |newest: Option<(u64, u64)>, file| async move {
+            let version = file.location.filename().and_then(version_of);
+            Ok(newest.max(version.map(|version| (version, file.size))))
         });
         listed.await.map_err(|source| store_error("list a directory", &directory, source))
     }
 
     /// Creates a version. `Ok(false)`: somebody else has.
-    async fn create_version(&self, location: &str, version: u64, metadata: &TableMetadata) -> Result<bool> {
+    async fn create_version(&self, location: &str, version: u64, content: Bytes) -> Result<bool> {
         let file = version_file(location, version);
-        let json = serde_json::to_vec(metadata).map_err(|source| {
-            Error::new(ErrorKind::Internal, "metadata cannot be written as JSON").because(source)
-        })?;
-        let json = Bytes::from(json);
-        let (store, path) = self.stores.resolve(&file)?;
+        let (store, path) = self.files.stores().resolve(&file)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        if let Err(source) = store.put_opts(&path, PutPayload::from_bytes(json.clone()), options).await {
+        let put = store.put_opts(&path, PutPayload::from_bytes(content.clone()), options);
+        if let Err(source) = put.await {
             let refused = matches!(
                 source,
                 object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
             );
             // The put may have landed although its answer got lost, or a retry met the first try.
-            match self.get(&file).await {
-                Ok(Some(stored)) if stored == json => {}
+            match self.files.get(&file).await {
+                Ok(Some(stored)) if stored == content => {}
                 Ok(Some(_)) => return Ok(false),
                 Ok(None) if refused => {
                     return Err(Error::new(ErrorKind::Transient, "the store is busy with another commit")
@@ -165,7 +130,7 @@ impl Filesystem {
     /// Readers that find no hint, or an old one, look further themselves: a failure is only logged.
     async fn leave_hint(&self, location: &str, version: u64) {
         let file = hint_file(location);
-        let outcome = match self.stores.resolve(&file) {
+        let outcome = match self.files.stores().resolve(&file) {
             Ok((store, path)) => store
                 .put(&path, version.to_string().into())
                 .await
@@ -177,13 +142,25 @@ impl Filesystem {
         }
     }
 
+    /// Removes the versions of a dropped table up to one.
+    async fn clear(&self, location: &str, up_to: u64) {
+        let Ok((store, path)) = self.files.stores().resolve(&format!("{location}/metadata")) else { return };
+        let mut listed = store.list(Some(&path));
+        while let Some(Ok(file)) = listed.next().await {
+            let version = file.location.filename().and_then(version_of);
+            if let Some(version) = version.filter(|version| *version <= up_to) {
+                self.files.discard(&version_file(location, version)).await;
+            }
+        }
+    }
+
     /// Two creations of one name: a store that lets both pass cannot hold this catalog.
     async fn probe(&self) -> Result<()> {
         if self.probed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let file = format!("{}/.frazil-probe-{}", self.warehouse, uuid::Uuid::new_v4());
-        let (store, path) = self.stores.resolve(&file)?;
+        let (store, path) = self.files.stores().resolve(&file)?;
         let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let failed = |source| store_error("write a file", &file, source);
         store.put_opts(&path, PutPayload::from_static(b"1"), create()).await.map_err(failed)?;
@@ -205,21 +182,12 @@ impl Filesystem {
             Err(source) => Err(failed(source)),
         }
     }
-
-    /// Removes metadata files that the newest version does not remember any more.
-    async fn forget(&self, expired: Vec<iceberg::spec::MetadataLog>) {
-        for entry in expired {
-            if let Err(error) = self.file_io.delete(&entry.metadata_file).await {
-                tracing::debug!(%error, "old metadata not deleted");
-            }
-        }
-    }
 }
 
 #[async_trait]
 impl Catalog for Filesystem {
     async fn tables(&self) -> Result<Vec<TableId>> {
-        let (store, root) = self.stores.resolve(&self.warehouse)?;
+        let (store, root) = self.files.stores().resolve(&self.warehouse)?;
         let failed = |source| store_error("list the warehouse", &self.warehouse, source);
         let mut tables = Vec::new();
         for namespace in directories(store.list_with_delimiter(Some(&root)).await, failed)? {
@@ -231,8 +199,9 @@ impl Catalog for Filesystem {
                     table.filename().unwrap_or_default()
                 );
                 // Other people's directories may lie beside ours.
-                if let Ok(id) = self.id_of(&location)
-                    && self.last_listed(&location).await?.is_some()
+                if let Ok(id) = id_of(&location)
+                    && let Some((_, size)) = self.last_listed(&location).await?
+                    && size != DROPPED.len() as u64
                 {
                     tables.push(id);
                 }
@@ -243,31 +212,28 @@ impl Catalog for Filesystem {
     }
 
     async fn load(&self, id: &TableId) -> Result<Option<Table>> {
-        let location = self.location(id);
-        let Some((version, bytes)) = self.newest(&location).await.map_err(|error| error.with("table", id))?
-        else {
-            return Ok(None);
-        };
-        let metadata = parse(&location, version, &bytes).map_err(|error| error.with("table", id))?;
+        let location = location(&self.warehouse, id);
+        let found = self.live(&location).await.map_err(|error| error.with("table", id))?;
+        let Some((version, bytes)) = found else { return Ok(None) };
+        let metadata = read(&location, version, &bytes).map_err(|error| error.with("table", id))?;
         Ok(Some(self.table(&location, version, metadata)?))
     }
 
-    async fn create(&self, id: &TableId, mut creation: TableCreation) -> Result<Table> {
+    async fn create(&self, id: &TableId, creation: TableCreation) -> Result<Table> {
         self.probe().await?;
-        let location = self.location(id);
-        creation.location = Some(location.clone());
-        let metadata = TableMetadataBuilder::from_table_creation(creation)
-            .and_then(TableMetadataBuilder::build)
-            .map_err(|error| iceberg_error(error).with("table", id))?
-            .metadata;
+        let location = location(&self.warehouse, id);
+        let metadata = created(id, creation, &location)?;
         // Without this look, a table whose first version was cleaned away could be made again.
-        let exists = self.newest(&location).await?.is_some();
-        if exists || !self.create_version(&location, 1, &metadata).await? {
-            return Err(Error::new(ErrorKind::Conflict, "another runner made the table first")
-                .with("table", id)
-                .hint("run again: the next run goes on from what the table holds"));
+        let version = match self.newest(&location).await? {
+            None => 1,
+            // The versions of a dropped table are not used again: who still holds one cannot commit.
+            Some((version, bytes)) if bytes == DROPPED => version + 1,
+            Some(_) => return Err(exists(id)),
+        };
+        if !self.create_version(&location, version, to_json(&metadata)?).await? {
+            return Err(exists(id));
         }
-        self.table(&location, 1, metadata)
+        self.table(&location, version, metadata)
     }
 
     async fn commit(
@@ -277,30 +243,58 @@ impl Catalog for Filesystem {
         updates: Vec<TableUpdate>,
     ) -> Result<Table> {
         let file = base.metadata_location().unwrap_or_default();
-        let parts = file.rsplit_once("/metadata/").and_then(|(dir, name)| Some((dir, version_of(name)?)));
-        let (location, mut version) = parts.ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "not a table of this catalog").with("file", file)
-        })?;
+        let (location, mut version) = split(file)?;
         let mut newest = base.metadata().clone();
         for _ in 0..MOVES {
-            for requirement in &requirements {
-                requirement.check(Some(&newest)).map_err(iceberg_error)?;
-            }
-            let mut builder = newest.into_builder(Some(version_file(location, version)));
-            for update in updates.iter().cloned() {
-                builder = update.apply(builder).map_err(iceberg_error)?;
-            }
-            let built = builder.build().map_err(iceberg_error)?;
-            if self.create_version(location, version + 1, &built.metadata).await? {
-                self.forget(built.expired_metadata_logs).await;
+            let built = updated(newest, &version_file(location, version), &requirements, &updates)?;
+            if self.create_version(location, version + 1, to_json(&built.metadata)?).await? {
+                self.files.forget(&built).await;
                 return self.table(location, version + 1, built.metadata);
             }
-            let Some((found, bytes)) = self.newest(location).await? else { break };
-            newest = parse(location, found, &bytes)?;
+            let Some((found, bytes)) = self.live(location).await? else {
+                return Err(Error::new(ErrorKind::Conflict, "the table was dropped"));
+            };
+            newest = read(location, found, &bytes)?;
             version = found;
         }
         Err(Error::new(ErrorKind::Conflict, "the table moves faster than this commit"))
     }
+
+    /// Dropping is a commit like any other: a last version that says so. It stays, so that nobody who
+    /// still holds an older version can commit on it.
+    async fn drop_table(&self, id: &TableId) -> Result<bool> {
+        let location = location(&self.warehouse, id);
+        for _ in 0..MOVES {
+            let Some((version, _)) = self.live(&location).await? else { return Ok(false) };
+            if self.create_version(&location, version + 1, Bytes::from_static(DROPPED)).await? {
+                self.clear(&location, version).await;
+                return Ok(true);
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, "the table moves faster than it can be dropped")
+            .with("table", id))
+    }
+
+    async fn rename_table(&self, from: &TableId, _: &TableId) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "in the `filesystem` catalog a table's name is its directory")
+            .with("table", from)
+            .hint("write a new table, or use a catalog in a database"))
+    }
+}
+
+/// The name that a table's directory stands for.
+fn id_of(location: &str) -> Result<TableId> {
+    let mut parts = location.rsplit('/');
+    match (parts.next().and_then(decode), parts.next().and_then(decode)) {
+        (Some(name), Some(namespace)) => Ok(TableId::new(namespace, name)),
+        _ => Err(Error::new(ErrorKind::Internal, "not the location of a table").with("file", location)),
+    }
+}
+
+/// A version file taken apart.
+fn split(file: &str) -> Result<(&str, u64)> {
+    let parts = file.rsplit_once("/metadata/").and_then(|(dir, name)| Some((dir, version_of(name)?)));
+    parts.ok_or_else(|| Error::new(ErrorKind::Internal, "not a table of this catalog").with("file", file))
 }
 
 fn version_file(location: &str, version: u64) -> String {
@@ -316,39 +310,15 @@ fn version_of(name: &str) -> Option<u64> {
     name.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse().ok()
 }
 
-/// What must be looked at before the rest can be understood.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Head {
-    format_version: u64,
-    #[serde(default)]
-    properties: std::collections::HashMap<String, String>,
-}
-
-fn parse(location: &str, version: u64, bytes: &[u8]) -> Result<TableMetadata> {
-    let file = version_file(location, version);
-    let damaged = |source: serde_json::Error| {
-        let back = match version {
-            0 | 1 => "restore it from a backup".to_owned(),
-            _ => format!(
-                "restore it from a backup, or delete it to go back to v{}: the rows it added are then read again",
-                version - 1
-            ),
-        };
-        Error::new(ErrorKind::Corrupt, "the table's metadata file is damaged")
-            .with("file", &file)
-            .hint(back)
-            .because(source)
-    };
-    let head: Head = serde_json::from_slice(bytes).map_err(damaged)?;
-    let ours = head.properties.get(FORMAT_PROPERTY).map_or(Some(0), |format| format.parse::<u32>().ok());
-    if head.format_version > ICEBERG_FORMAT || ours.is_none_or(|format| format > FORMAT) {
-        return Err(Error::new(ErrorKind::Unsupported, "the table was written by a newer version")
-            .with("file", &file)
-            .with("format", head.format_version)
-            .hint("upgrade frazil; nothing was changed"));
-    }
-    serde_json::from_slice(bytes).map_err(damaged)
+fn read(location: &str, version: u64, bytes: &[u8]) -> Result<TableMetadata> {
+    parse(&version_file(location, version), bytes).map_err(|error| match (error.kind(), version) {
+        (ErrorKind::Corrupt, 0 | 1) => error.hint("restore it from a backup"),
+        (ErrorKind::Corrupt, _) => error.hint(format!(
+            "restore it from a backup, or delete it to go back to v{}: the rows it added are then read again",
+            version - 1
+        )),
+        _ => error,
+    })
 }
 
 fn directories(

@@ -120,7 +120,7 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         let settings = LakeSettings {
             warehouse: dir.path().to_str().unwrap().to_owned(),
-            catalog: "filesystem".to_owned(),
+            catalog: "filesystem".into(),
             options: BTreeMap::new(),
         };
         let mut b = Field::new("b", layout.kind.data_type(), false);
