@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use crate::config::{ChangeWord, ModeWord, Names, Overrides, Selection, Size, Span, StreamEntry, units};
 use crate::memory;
 use crate::source::{BeyondHorizon, NullCursor};
@@ -56,8 +57,31 @@ pub(super) enum Output {
     Text,
     /// One JSON object a line
     Json,
-    /// Comma-separated values (`query` only)
+    /// Comma-separated values (rows only: `query`, `changes`)
     Csv,
+    /// A Parquet file (rows only)
+    Parquet,
+    /// Arrow's IPC stream (rows only)
+    Arrow,
+}
+
+impl Output {
+    /// Whether it is not for eyes.
+    pub(super) fn is_binary(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
+
+    /// Whether reports can be printed so; rows can in all.
+    pub(super) fn is_for_reports(self) -> bool {
+        matches!(self, Self::Text | Self::Json)
+    }
+}
+
+impl Command {
+    /// Whether it prints rows, and not a report.
+    pub(super) fn prints_rows(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::Changes(_))
+    }
 }
 
 /// What to do.
@@ -83,8 +107,14 @@ pub(super) enum Command {
     History(HistoryArgs),
     /// The snapshots of a lake table
     Snapshots(SnapshotsArgs),
-    /// Ask the lake in SQL, now or as it was
+    /// Ask the lake in SQL, now or as it was; a shell without a statement
     Query(QueryArgs),
+    /// What happened to each row of a lake table between two moments
+    Changes(ChangesArgs),
+    /// Name a snapshot, so that it stays, or list the names
+    Tag(TagArgs),
+    /// Put a lake table, and its position in the source, back to an older snapshot
+    Rollback(RollbackArgs),
     /// Positions in the sources, as the lake holds them
     #[command(subcommand)]
     State(StateCommand),
@@ -298,32 +328,6 @@ pub(super) struct HistoryArgs {
     pub limit: u32,
 }
 
-/// Whose snapshots to list.
-#[derive(Debug, Args)]
-pub(super) struct SnapshotsArgs {
-    /// The table in the lake: `public.orders`
-    pub table: String,
-    /// Where the lake is.
-    #[command(flatten)]
-    pub lake: LakeArgs,
-}
-
-/// What to ask the lake.
-#[derive(Debug, Args)]
-pub(super) struct QueryArgs {
-    /// The statement
-    pub sql: String,
-    /// The lake as it was: a snapshot id, or a time (`2026-07-01 12:00`)
-    #[arg(long, value_name = "WHEN", env = "FRAZIL_AS_OF")]
-    pub as_of: Option<String>,
-    /// Memory for the query; it spills to disk beyond
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FRAZIL_MEMORY")]
-    pub memory: Size,
-    /// Where the lake is.
-    #[command(flatten)]
-    pub lake: LakeArgs,
-}
-
 impl Cli {
     /// The command, with values of the environment never shown: they may be secrets.
     pub(super) fn definition() -> clap::Command {
@@ -422,7 +426,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|problem| problem.replacen('\n', ": ", 1))
 }
 

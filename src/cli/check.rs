@@ -47,7 +47,7 @@ pub(super) async fn check(global: &Global, args: &StreamsArgs) -> Result<Exit> {
         let checked = check_stream(stream, &lake, budget).await;
         match global.output {
             Output::Json => output::json(&checked)?,
-            Output::Text | Output::Csv => say_stream(&checked, width, global.verbose)?,
+            _ => say_stream(&checked, width, global.verbose)?,
         }
         errors.extend(checked.errors);
     }

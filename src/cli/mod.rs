@@ -10,6 +10,8 @@ mod discover;
 mod history;
 mod init;
 mod inspect;
+mod lake_args;
+mod lake_table;
 mod output;
 mod plan;
 mod progress;
@@ -17,6 +19,7 @@ mod query;
 mod redact;
 mod run;
 mod setup;
+mod shell;
 mod status;
 
 use std::process::ExitCode;
@@ -56,6 +59,9 @@ fn parse_and_run() -> Exit {
 }
 
 async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
+    if !global.output.is_for_reports() && !command.prints_rows() {
+        return Err(Error::new(ErrorKind::Config, "reports are text or JSON, not tables of rows"));
+    }
     match command {
         Command::Init(args) => init::init(&global, &args).await,
         Command::Check(args) => check::check(&global, &args).await,
@@ -66,7 +72,10 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Load(args) => run::run(&global, &args, Legs::Load).await,
         Command::Status(args) => status::status(&global, &args).await,
         Command::State(StateCommand::Show(args)) => status::state(&global, &args).await,
-        Command::Snapshots(args) => status::snapshots(&global, &args).await,
+        Command::Snapshots(args) => lake_table::snapshots(&global, &args).await,
+        Command::Tag(args) => lake_table::tag(&global, &args).await,
+        Command::Rollback(args) => lake_table::rollback(&global, &args).await,
+        Command::Changes(args) => query::changes(&global, &args).await,
         Command::Query(args) => query::query(&global, &args).await,
         Command::History(args) => history::history(&global, &args),
         Command::Demo(args) => demo::demo(&args).await,

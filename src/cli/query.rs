@@ -1,6 +1,7 @@
-//! `query`: the lake in SQL, now or as it was. Rows are printed as they come, within the memory budget.
+//! `query` and `changes`: the lake in SQL, now or as it was. Rows are printed as they come, within the
+//! memory budget.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -9,35 +10,103 @@ use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
 use futures::StreamExt;
 
-use super::args::{Global, Output, QueryArgs};
+use super::args::{Global, Output};
+use super::lake_args::{ChangesArgs, QueryArgs};
+use super::lake_table::{lake_settings, lake_table};
 use super::output::{self, Exit};
-use super::status::lake_settings;
+use super::shell;
 use crate::config::units::show_rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lake;
 use crate::memory::Budget;
-use crate::query::{self, AsOf};
+use crate::query::{self, AsOf, Export, Format};
 
 /// Rows that are aligned with each other: more than anyone reads at once, few enough to hold.
 const PAGE: usize = 1000;
 
-/// Runs one statement and prints its rows.
+/// What statements are run with.
+pub(super) struct Asking {
+    pub(super) lake: Lake,
+    pub(super) budget: Budget,
+    pub(super) as_of: Option<AsOf>,
+    pub(super) output: Output,
+}
+
+/// Runs the statement that was given, or those of standard input, or those of a person.
 pub(super) async fn query(global: &Global, args: &QueryArgs) -> Result<Exit> {
-    let started = Instant::now();
-    let as_of: Option<AsOf> = args.as_of.as_deref().map(str::parse).transpose()?;
-    let budget = Budget::new(args.memory.0, 1)?;
-    let lake = Lake::open(&lake_settings(global, args.lake.overrides())?).await?;
-    let session = query::session(&lake, budget, as_of).await?;
-    let mut rows = query::sql(&session, &args.sql).await?.execute_stream().await?;
-    let mut printer = Printer::new(global.output, rows.schema());
-    while let Some(batch) = rows.next().await {
-        printer.print(batch?)?;
-    }
-    let count = printer.finish()?;
-    if global.output == Output::Text {
-        output::say(format!("{} in {:.2} s", show_rows(count), started.elapsed().as_secs_f64()));
+    let asking = Asking {
+        budget: Budget::new(args.memory.0, 1)?,
+        as_of: args.as_of.as_deref().map(str::parse).transpose()?,
+        lake: Lake::open(&lake_settings(global, args.lake.overrides())?).await?,
+        output: global.output,
+    };
+    match args.sql.as_deref() {
+        Some(sql) if sql != "-" => asking.run(sql).await?,
+        None if io::stdin().is_terminal() => return shell::talk(asking, global.verbose).await,
+        _ => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).map_err(|source| {
+                Error::new(ErrorKind::Config, format!("cannot read the statements: {source}"))
+            })?;
+            let statements = query::statements(&text)?;
+            if statements.len() > 1 && asking.output.is_binary() {
+                return Err(Error::new(ErrorKind::Config, "one file can hold the rows of one statement")
+                    .hint("give one statement, or use `--output json`"));
+            }
+            for statement in statements {
+                asking.run(&statement).await?;
+            }
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Prints what happened to each row between two moments; by default in the last snapshot.
+pub(super) async fn changes(global: &Global, args: &ChangesArgs) -> Result<Exit> {
+    let lake = Lake::open(&lake_settings(global, args.lake.overrides())?).await?;
+    let table = lake_table(&lake, &args.table).await?;
+    let moment = |text: &Option<String>| text.as_deref().map(str::parse::<AsOf>).transpose();
+    let (from, to) = (moment(&args.from)?, moment(&args.to)?);
+    let to = to.map(|to| to.resolve(&table)).transpose()?.or(table.current());
+    let from = match from {
+        Some(from) => Some(from.resolve(&table)?),
+        None => {
+            table.snapshots().into_iter().find(|snapshot| Some(snapshot.id) == to).and_then(|it| it.parent)
+        }
+    };
+    let literal = |text: String| format!("'{}'", text.replace('\'', "''"));
+    let moment = |id: Option<crate::delta::SnapshotId>| id.map_or("null".to_owned(), |id| id.to_string());
+    let sql = format!(
+        "SELECT * FROM changes({}, {}, {})",
+        literal(table.id().to_string()),
+        moment(from),
+        moment(to),
+    );
+    let budget = Budget::new(args.memory.0, 1)?;
+    Asking { lake, budget, as_of: None, output: global.output }.run(&sql).await?;
+    Ok(Exit::Done)
+}
+
+impl Asking {
+    /// Runs one statement and prints its rows. Tables are those that the lake has now.
+    pub(super) async fn run(&self, sql: &str) -> Result<()> {
+        if self.output.is_binary() && io::stdout().is_terminal() {
+            return Err(Error::new(ErrorKind::Config, "a terminal cannot show this form")
+                .hint("write it to a file: `frazil query … > rows.parquet`"));
+        }
+        let started = Instant::now();
+        let session = query::session(&self.lake, self.budget, self.as_of.clone()).await?;
+        let mut rows = query::sql(&session, sql).await?.execute_stream().await?;
+        let mut printer = Printer::new(self.output, rows.schema())?;
+        while let Some(batch) = rows.next().await {
+            printer.print(batch?)?;
+        }
+        let count = printer.finish()?;
+        if self.output == Output::Text {
+            output::say(format!("{} in {:.2} s", show_rows(count), started.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
 }
 
 /// Writes batches in one of the forms.
@@ -48,24 +117,23 @@ struct Printer {
 
 enum Form {
     Table { schema: SchemaRef, page: Vec<RecordBatch>, held: usize, printed: bool },
-    Json(Box<arrow::json::LineDelimitedWriter<Stdout>>),
-    Csv(Box<arrow::csv::Writer<Stdout>>),
+    Export(Export<Stdout>),
 }
 
 impl Printer {
-    fn new(output: Output, schema: SchemaRef) -> Self {
-        let form = match output {
-            Output::Text => Form::Table { schema, page: Vec::new(), held: 0, printed: false },
-            Output::Json => Form::Json(Box::new(
-                arrow::json::WriterBuilder::new()
-                    .with_explicit_nulls(true)
-                    .build::<_, arrow::json::writer::LineDelimited>(Stdout),
-            )),
-            Output::Csv => {
-                Form::Csv(Box::new(arrow::csv::WriterBuilder::new().with_header(true).build(Stdout)))
-            }
+    fn new(output: Output, schema: SchemaRef) -> Result<Self> {
+        let format = match output {
+            Output::Text => None,
+            Output::Json => Some(Format::Json),
+            Output::Csv => Some(Format::Csv),
+            Output::Parquet => Some(Format::Parquet),
+            Output::Arrow => Some(Format::Arrow),
         };
-        Self { form, rows: 0 }
+        let form = match format {
+            None => Form::Table { schema, page: Vec::new(), held: 0, printed: false },
+            Some(format) => Form::Export(Export::new(format, &schema, Stdout)?),
+        };
+        Ok(Self { form, rows: 0 })
     }
 
     fn print(&mut self, batch: RecordBatch) -> Result<()> {
@@ -82,18 +150,18 @@ impl Printer {
                 }
                 Ok(())
             }
-            Form::Json(writer) => writer.write(&batch).map_err(unprintable),
-            Form::Csv(writer) => writer.write(&batch).map_err(unprintable),
+            Form::Export(export) => export.write(&batch),
         }
     }
 
     fn finish(self) -> Result<u64> {
         match self.form {
-            Form::Table { schema, page, printed, .. } if !page.is_empty() || !printed => {
-                print_table(&schema, &page)?;
+            Form::Table { schema, page, printed, .. } => {
+                if !page.is_empty() || !printed {
+                    print_table(&schema, &page)?;
+                }
             }
-            Form::Json(mut writer) => writer.finish().map_err(unprintable)?,
-            Form::Table { .. } | Form::Csv(_) => {}
+            Form::Export(export) => export.finish()?,
         }
         Ok(self.rows)
     }
@@ -103,13 +171,12 @@ fn print_table(schema: &SchemaRef, page: &[RecordBatch]) -> Result<()> {
     let options = FormatOptions::default().with_null("NULL");
     let empty = [RecordBatch::new_empty(schema.clone())];
     let page = if page.is_empty() { &empty } else { page };
-    output::line(pretty_format_batches_with_options(page, &options).map_err(unprintable)?)
-}
-
-fn unprintable(source: arrow::error::ArrowError) -> Error {
-    Error::new(ErrorKind::Config, "a column cannot be printed in this form")
-        .hint("use `--output json`, or cast the column to text in the statement")
-        .because(source)
+    let table = pretty_format_batches_with_options(page, &options).map_err(|source| {
+        Error::new(ErrorKind::Config, "a column cannot be printed")
+            .hint("use `--output json`, or cast the column to text in the statement")
+            .because(source)
+    });
+    output::line(table?)
 }
 
 /// Standard output; a reader that has left ends the process quietly.

@@ -19,9 +19,6 @@ use crate::sync::{self, Context, Legs, Progress, Stream, StreamReport, Verdict};
 
 /// Runs what the command line asks for, once or every so often.
 pub(super) async fn run(global: &Global, args: &RunArgs, legs: Legs) -> Result<Exit> {
-    if global.output == Output::Csv {
-        return Err(Error::new(ErrorKind::Config, "reports are text or JSON, not CSV"));
-    }
     if args.how.dry_run {
         return plan(global, &args.streams, legs).await;
     }
@@ -82,7 +79,7 @@ async fn once(
         let Some(report) = report else { continue };
         match global.output {
             Output::Json => output::json(&report)?,
-            Output::Text | Output::Csv => output::report(&report, width, said)?,
+            _ => output::report(&report, width, said)?,
         }
         if let Some(Err(error)) = history.as_ref().map(|history| history.record(verb(legs), &report)) {
             output::say(format!("warning: {error}"));

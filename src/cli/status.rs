@@ -1,20 +1,17 @@
-//! `status`, `snapshots` and `state show`: where everything is, from the lake and the targets
+//! `status` and `state show`: where everything is, from the lake and the targets
 //! themselves.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::args::{Global, Output, SnapshotsArgs, StreamsArgs};
+use super::args::{Global, Output, StreamsArgs};
 use super::output::{self, Exit};
 use super::setup::{Setup, setup};
-use crate::config::units::show_count;
-use crate::config::{self, Config, Overrides};
 use crate::connectors;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::history::{History, Pass};
-use crate::lake::{Lake, LakeTable, SnapshotInfo};
+use crate::lake::{Lake, LakeTable};
 use crate::sync::Stream;
-use crate::table::TableId;
 
 /// Where one stream is.
 #[derive(Debug, Serialize)]
@@ -172,65 +169,4 @@ pub(super) async fn state(global: &Global, args: &StreamsArgs) -> Result<Exit> {
         output::line(format!("  {}", text.replace('\n', "\n  ")))?;
     }
     Ok(Exit::Done)
-}
-
-/// Lists the snapshots of a lake table, newest first.
-pub(super) async fn snapshots(global: &Global, args: &SnapshotsArgs) -> Result<Exit> {
-    let lake = Lake::open(&lake_settings(global, args.lake.overrides())?).await?;
-    let id: TableId = args.table.parse()?;
-    let Some(table) = lake.table(&id).await? else { return Err(no_table(&lake, &id).await?) };
-    let current = table.current();
-    let snapshots = table.snapshots();
-    if global.output == Output::Json {
-        for snapshot in &snapshots {
-            output::json(&serde_json::json!({
-                "snapshot": snapshot.id,
-                "parent": snapshot.parent,
-                "committed_at": snapshot.committed_at,
-                "operation": snapshot.operation,
-                "current": current == Some(snapshot.id),
-                "summary": snapshot.summary,
-            }))?;
-        }
-        return Ok(Exit::Done);
-    }
-    let rows: Vec<_> =
-        snapshots.iter().map(|snapshot| snapshot_row(snapshot, current == Some(snapshot.id))).collect();
-    output::table(&["snapshot", "committed", "operation", "added", "removed", "position"], &rows)?;
-    Ok(Exit::Done)
-}
-
-fn snapshot_row(snapshot: &SnapshotInfo, current: bool) -> Vec<String> {
-    let count = |keys: &[&str]| {
-        let sum: u64 = keys.iter().filter_map(|key| snapshot.summary.get(*key)?.parse::<u64>().ok()).sum();
-        show_count(sum)
-    };
-    vec![
-        format!("{}{}", snapshot.id, if current { " *" } else { "" }),
-        snapshot.committed_at.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
-        snapshot.operation.clone(),
-        count(&["added-records"]),
-        // Rows go with their files, or are hidden by position deletes.
-        count(&["deleted-records", "added-position-deletes"]),
-        snapshot.summary.get("frazil.watermark").cloned().unwrap_or_default(),
-    ]
-}
-
-/// The lake by flags, else by the configuration, else `./lake`.
-pub(super) fn lake_settings(global: &Global, flags: Overrides) -> Result<crate::lake::LakeSettings> {
-    let overrides = Overrides { config: global.config.clone(), ..flags };
-    if overrides.lake.is_some() && Config::find(&overrides).is_none() {
-        return Config::lake_alone(&overrides);
-    }
-    Ok(Config::load(&overrides, &config::environment)?.lake().clone())
-}
-
-async fn no_table(lake: &Lake, id: &TableId) -> Result<Error> {
-    let names: Vec<String> = lake.tables().await?.iter().map(ToString::to_string).collect();
-    let error = Error::new(ErrorKind::Config, "the lake has no such table").with("table", id);
-    Ok(match config::nearest(&id.to_string(), names.iter().map(String::as_str)) {
-        Some(name) => error.hint(format!("did you mean `{name}`?")),
-        None if names.is_empty() => error.hint("the lake is empty: run `frazil sync` first"),
-        None => error.hint(format!("the lake has {}", names.join(", "))),
-    })
 }

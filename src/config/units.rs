@@ -54,6 +54,14 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(bad)
 }
 
+/// A time span in its largest whole unit: `90d`, `12h`, `30s`, `1500ms`.
+pub fn show_duration(span: Duration) -> String {
+    let millis = span.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let whole = units.iter().find(|(unit, _)| millis > 0 && millis % unit == 0);
+    whole.map_or_else(|| format!("{millis}ms"), |(unit, name)| format!("{}{name}", millis / unit))
+}
+
 /// A number of bytes for people: `1.4 GB`.
 pub fn show_bytes(bytes: u64) -> String {
     const STEPS: [(&str, u64); 3] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];

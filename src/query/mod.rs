@@ -13,6 +13,7 @@
 
 mod as_of;
 mod changes;
+mod export;
 mod metadata;
 mod syntax;
 mod tables;
@@ -24,6 +25,8 @@ use datafusion::prelude::{DataFrame, SQLOptions, SessionContext};
 use datafusion::sql::parser::Statement;
 
 pub use as_of::AsOf;
+pub use export::{Export, Format};
+pub use syntax::statements;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lake;

@@ -23,10 +23,7 @@ pub(super) const CHANGES: &str = "$changes=";
 
 /// The statement with every moment and every range as part of a table's name.
 pub(super) fn rewrite(text: &str) -> Result<String> {
-    let tokens = Tokenizer::new(&GenericDialect {}, text)
-        .with_unescape(false)
-        .tokenize()
-        .map_err(|error| Error::new(ErrorKind::Config, format!("query is not valid: {error}")))?;
+    let tokens = tokens(text)?;
     let mut out: Vec<Token> = Vec::with_capacity(tokens.len());
     let mut at = 0;
     let mut changed = false;
@@ -49,6 +46,23 @@ pub(super) fn rewrite(text: &str) -> Result<String> {
         }
     }
     Ok(if changed { out.iter().map(ToString::to_string).collect() } else { text.to_owned() })
+}
+
+/// The statements of a text, divided by semicolons; what is within quotes or comments divides nothing.
+pub fn statements(text: &str) -> Result<Vec<String>> {
+    let tokens = tokens(text)?;
+    let statements = tokens.split(|token| *token == Token::SemiColon);
+    let statements = statements
+        .filter(|tokens| significant(tokens).next().is_some())
+        .map(|tokens| tokens.iter().map(ToString::to_string).collect::<String>().trim().to_owned());
+    Ok(statements.collect())
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>> {
+    Tokenizer::new(&GenericDialect {}, text)
+        .with_unescape(false)
+        .tokenize()
+        .map_err(|error| Error::new(ErrorKind::Config, format!("query is not valid: {error}")))
 }
 
 /// The tokens that matter, with their places.
@@ -202,6 +216,13 @@ mod tests {
             r#"select * from "t$at=2026-08-21 12:00" as u"#,
         );
         check("select version as of from t", "select version as of from t");
+    }
+
+    #[test]
+    fn statements_end_at_semicolons() {
+        let text = "select ';' -- one; \n from t; ; select 2 /* a;b */;\n";
+        assert_eq!(statements(text).unwrap(), ["select ';' -- one; \n from t", "select 2 /* a;b */"]);
+        assert!(statements("select 'open").is_err());
     }
 
     #[test]

@@ -252,7 +252,7 @@ fn a_wrong_configuration_ends_with_two() {
         &with("{}"),
         &["run", "--output", "csv"],
         expect![[r#"
-        ! error: reports are text or JSON, not CSV
+        ! error: reports are text or JSON, not tables of rows
         exit 2
     "#]],
     );

@@ -14,6 +14,7 @@ mod lake_deletes;
 mod lake_faults;
 mod lake_sql_catalog;
 mod lake_write;
+mod past;
 mod postgres_source;
 mod postgres_target;
 mod servers;
