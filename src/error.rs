@@ -24,7 +24,7 @@ pub enum ErrorKind {
     Conflict,
     /// The shape of a table changed in a way that the stream's policy does not let pass.
     Schema,
-    /// A value cannot be carried exactly under the stream's policy.
+    /// A value cannot be carried exactly under the stream's policy, or rows did not pass their audit.
     Data,
     /// What was read back is not what was written: a damaged or foreign file.
     Corrupt,

@@ -9,6 +9,8 @@ use crate::error::Result;
 pub const BEFORE_COMMIT: &str = "before_commit";
 /// The snapshot is committed, nobody was told.
 pub const AFTER_COMMIT: &str = "after_commit";
+/// A change is committed aside and was audited; it is about to be shown, or held back.
+pub const BEFORE_PUBLISH: &str = "before_publish";
 /// The source is about to hear that rows are durable.
 pub const BEFORE_ACKNOWLEDGE: &str = "before_acknowledge";
 /// Rows are merged into the target, the transaction is still open.
@@ -16,7 +18,8 @@ pub const IN_LOAD_TRANSACTION: &str = "in_load_transaction";
 /// The target's transaction is committed, nobody was told.
 pub const AFTER_LOAD: &str = "after_load";
 
-/// All crash points; the crash test visits each.
+/// The crash points that every pass with rows comes by; the crash test visits each. [`BEFORE_PUBLISH`] is
+/// only on the way of streams with an audit.
 pub const ALL: [&str; 5] = [BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
 
 /// Reads `FAILPOINTS`, once for a process. In a normal build it does nothing.

@@ -49,6 +49,9 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
+    /// How many rows a table has that meet a condition in the source's SQL: counted, not estimated.
+    async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64>;
+
     /// What is wrong or missing for reading these tables: rights, settings, indexes. Empty when all is well.
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>>;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::audit::AuditEntry;
 use super::lake::LakeEntry;
 use super::units;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, OutOfRange, UnboundedNumeric, ValuePolicy};
@@ -92,6 +93,8 @@ pub struct StreamEntry {
     pub lake_table: Option<String>,
     /// About how many source bytes of a first read are committed at a time: what a crash can cost.
     pub portion: Option<Size>,
+    /// What a change must pass before it is shown in the lake; what fails is kept aside.
+    pub audit: Option<AuditEntry>,
     /// What happens when the source's columns change.
     pub schema: Option<SchemaWord>,
     /// When the stream runs, in the words of cron. For the scheduler, which is not in this build yet:
@@ -145,6 +148,7 @@ impl StreamEntry {
             format_version,
             lake_table,
             portion,
+            audit,
             schema,
             schedule,
             disabled
@@ -168,6 +172,7 @@ impl StreamEntry {
             filter: self.filter.clone(),
             partition_by: names(&self.partition_by).unwrap_or_default(),
             format_version: self.format_version.map(|version| version.0),
+            audit: self.audit.as_ref().map(AuditEntry::audit),
             deletes: self.deletes.unwrap_or_default(),
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
         }

@@ -10,6 +10,7 @@
 //! What was said is parsed once, with its place in the file; below, every setting has its final
 //! value. No message repeats a value that may be a secret.
 
+mod audit;
 mod decode;
 mod file;
 mod lake;

@@ -204,6 +204,13 @@ pub fn reshape(
     })
 }
 
+/// Counts the rows of a table, named as it stands in a statement, that meet the user's own condition.
+pub(super) fn counting(table: &str, filter: Option<&str>) -> String {
+    // A line of its own: the condition may end in a comment.
+    let condition = filter.map(|filter| format!(" WHERE ({filter}\n)")).unwrap_or_default();
+    format!("SELECT count(*) FROM {table}{condition}")
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use iceberg::spec::{MAIN_BRANCH, Operation, Snapshot};
 use iceberg::{TableRequirement, TableUpdate};
 
+use super::audit::AUDIT;
 use super::snapshot::Draft;
 use super::write::discard;
 use super::{LakeTable, Position, WrittenFile, deletes};
@@ -121,15 +122,21 @@ impl LakeTable {
     /// Commits a change on the state that `self` was loaded at, and moves `self` to the result.
     pub async fn commit(&mut self, change: Change, budget: Budget) -> Result<SnapshotId> {
         let id = self.id.clone();
-        self.try_commit(change, budget).await.map_err(|error| error.with("table", id))
+        self.try_commit(change, budget, false).await.map_err(|error| error.with("table", id))
     }
 
     /// A table that was only maintained meanwhile holds the same rows: the change is laid anew on what is
     /// there now. Its data files stay; which old rows it hides is found again, since those have moved.
-    async fn try_commit(&mut self, change: Change, budget: Budget) -> Result<SnapshotId> {
+    pub(super) async fn try_commit(
+        &mut self,
+        change: Change,
+        budget: Budget,
+        aside: bool,
+    ) -> Result<SnapshotId> {
         let mut outcome = Err(moved(Error::new(ErrorKind::Conflict, "")));
         for _ in 0..REBASES {
             let place = match self.place(&change) {
+                Ok(place) if aside => place.aside(),
                 Ok(place) => place,
                 Err(error) => {
                     outcome = Err(error);
@@ -319,6 +326,16 @@ struct Place {
     replaces: bool,
     /// The branch of the first read goes.
     ends_first_read: bool,
+}
+
+impl Place {
+    /// The same where readers do not look, for what they would see.
+    fn aside(self) -> Self {
+        match self.branch {
+            MAIN_BRANCH => Self { branch: AUDIT, ends_first_read: false, ..self },
+            _ => self,
+        }
+    }
 }
 
 /// An idle pass: no rows, and the position stays.

@@ -11,6 +11,7 @@
 //! What always holds: a snapshot holds rows and the watermark that covers them, or neither. A
 //! snapshot is only ever added on the state that its author saw.
 
+mod audit;
 mod bounds;
 pub mod catalog;
 mod commit;

@@ -20,6 +20,7 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
+use super::audit;
 use super::{Context, ExtractReport, Mode, Progress, Stream};
 use crate::connectors;
 use crate::delta::{Op, Watermark};
@@ -363,27 +364,47 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let unfinished = matches!(effect, Effect::FirstReadPart { .. });
-        self.table
-            .commit(
-                Change {
-                    files,
-                    effect,
-                    from: self.position.take(),
-                    to: resume.clone(),
-                    summary: BTreeMap::from([
-                        ("frazil.run".to_owned(), self.context.run.to_string()),
-                        ("frazil.stream".to_owned(), self.stream.name.clone()),
-                        ("frazil.change".to_owned(), self.plan.change.name().to_owned()),
-                    ]),
-                },
-                self.context.budget,
-            )
-            .await?;
+        let change = Change {
+            files,
+            effect,
+            from: self.position.take(),
+            to: resume.clone(),
+            summary: BTreeMap::from([
+                ("frazil.run".to_owned(), self.context.run.to_string()),
+                ("frazil.stream".to_owned(), self.stream.name.clone()),
+                ("frazil.change".to_owned(), self.plan.change.name().to_owned()),
+            ]),
+        };
+        if self.stream.settings.audit.is_some() && !unfinished {
+            self.commit_audited(change).await?;
+        } else {
+            self.table.commit(change, self.context.budget).await?;
+        }
         tally.commits += 1;
         self.unfinished = unfinished;
         self.position = Some(resume.clone());
         faults::point(faults::BEFORE_ACKNOWLEDGE)?;
         self.source.acknowledge(&self.stream.source_table, &resume).await
+    }
+
+    /// Commits where nobody looks, and shows it if it passes.
+    async fn commit_audited(&mut self, change: Change) -> Result<()> {
+        let before = self.table.current();
+        let audited = self.table.commit_aside(change, self.context.budget).await?;
+        if Some(audited) == before {
+            return Ok(());
+        }
+        let findings = audit::findings(self.context, self.stream, self.source, &self.table, audited).await?;
+        faults::point(faults::BEFORE_PUBLISH)?;
+        if findings.is_empty() {
+            return self.table.publish(audited).await;
+        }
+        let tag = self.table.hold(audited, &findings).await?;
+        Err(Error::new(ErrorKind::Data, format!("the audit found: {}", findings.join("; ")))
+            .with("table", self.table.id())
+            .hint(format!(
+                "nothing of it is shown; look at it with `frazil query … --as-of {tag}`, correct the source or the check, and run again"
+            )))
     }
 }
 

@@ -10,6 +10,7 @@
 //! next one, and can be started again after a crash at any point: the position to go on from is
 //! read from the lake, and from the target.
 
+mod audit;
 mod extract;
 mod load;
 mod report;
@@ -28,6 +29,7 @@ use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
 use crate::table::{FormatVersion, TableId};
 use crate::target::Deletes;
 
+pub use audit::{Audit, AuditScope};
 pub use extract::{extract, lake_table_plan, mode_of, read_request};
 pub use load::{load, target_table};
 pub use report::{ExtractReport, LoadReport, StreamReport, Verdict};
@@ -85,6 +87,8 @@ pub struct StreamSettings {
     pub partition_by: Vec<String>,
     /// The version of the format that the lake table is to have; `None`: the one it has, or the usual one.
     pub format_version: Option<FormatVersion>,
+    /// What a change must pass before it is shown; `None`: it is shown at once.
+    pub audit: Option<Audit>,
     /// What happens in the target to deleted rows.
     pub deletes: Deletes,
     /// About how many source bytes of a first read are committed at a time.
@@ -106,6 +110,7 @@ impl Default for StreamSettings {
             filter: None,
             partition_by: Vec::new(),
             format_version: None,
+            audit: None,
             deletes: Deletes::default(),
             portion_bytes: DEFAULT_PORTION_BYTES,
         }

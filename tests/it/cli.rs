@@ -521,6 +521,7 @@ fn the_reference_of_the_configuration_is_its_schema() {
         ("lake", "/$defs/LakeEntry"),
         ("streams", "/$defs/StreamEntry"),
         ("values", "/$defs/Values"),
+        ("audit", "/$defs/AuditEntry"),
     ] {
         page = replace_block(&page, block, keys(place).trim_end());
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop right there
 
+mod audit;
 mod catalog_conformance;
 mod cli;
 mod demo;

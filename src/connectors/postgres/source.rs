@@ -18,7 +18,7 @@ use super::rows::{Pool, lock};
 use super::window::{self, Stage};
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
-use crate::connectors::sql::POSTGRES;
+use crate::connectors::sql::{POSTGRES, counting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
 use crate::table::{Fidelity, TableDescription, TableId};
@@ -73,6 +73,14 @@ impl Source for PostgresSource {
             sessions: Arc::new(Mutex::new(vec![session])),
             idle: Arc::clone(&self.idle),
         }))
+    }
+
+    async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64> {
+        let session = self.session().await?;
+        let table = discover::one(&session, table).await?.quoted();
+        let counted = session.query_typed(&counting(&table, filter), &[]).await?;
+        self.rest(session);
+        Ok(counted.first().map_or(0, |row| row.get::<_, i64>(0)).unsigned_abs())
     }
 
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>> {

@@ -9,7 +9,7 @@ use super::plan::{Cursor, resolve};
 use super::{describe, read};
 use crate::clients::sqlite::File;
 use crate::connection::Connection;
-use crate::connectors::sql::SQLITE;
+use crate::connectors::sql::{SQLITE, counting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
 use crate::table::{TableDescription, TableId};
@@ -70,6 +70,18 @@ impl Source for SqliteSource {
         let reading =
             self.blocking(move |file| read::open(file, request, || Utc::now().timestamp_micros())).await?;
         Ok(Box::new(reading))
+    }
+
+    async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64> {
+        let (table, filter) = (table.clone(), filter.map(str::to_owned));
+        self.blocking(move |file| {
+            let database = file.open()?;
+            let name = SQLITE.ident(&describe::find(file, &database, &table)?.table.id.name);
+            let sql = counting(&name, filter.as_deref());
+            database.query_row(&sql, [], |row| row.get::<_, i64>(0)).map_err(|error| file.error(error))
+        })
+        .await
+        .map(i64::unsigned_abs)
     }
 
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>> {
