@@ -266,7 +266,7 @@ fn a_shell_answers_a_person() {
         (".tables\n", "main.orders\r\n"),
         ("select customer\nfrom main.ord\t where id = 3;\n", "| cy "),
         ("select oops;\n", "error:"),
-        (".output csv\n", "csv\r\n"),
+        (".output csv\n", ".output csv"),
         (".schema orders\n", "not null"),
         ("select 40 + 2 as answer;\n", "answer\r\n42\r\n"),
         (".what\n", "does not know this word"),
