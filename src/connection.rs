@@ -17,7 +17,11 @@ impl Connection {
     /// Parses `scheme://user:password@host/database?option=value`. The error never repeats the text.
     pub fn parse(name: impl Into<String>, url: &str) -> Result<Self> {
         let name = name.into();
-        let url = Url::parse(url).map_err(|source| {
+        let parsed = match Url::parse(url) {
+            Err(url::ParseError::EmptyHost) => Url::parse(&with_unnamed_host(url)),
+            parsed => parsed,
+        };
+        let url = parsed.map_err(|source| {
             Error::new(ErrorKind::Config, format!("connection `{name}` is not a URL: {source}"))
                 .hint("write `postgres://user:${PASSWORD}@host/database` or `sqlite:///path/to/file.db`; percent-encode special characters in the password")
         })?;
@@ -40,13 +44,25 @@ impl Connection {
     }
 }
 
+/// Stands where a URL has a user and no host, as libpq allows: the host is in the query, or in the
+/// environment. A blank, which can be no host's name.
+pub const UNNAMED_HOST: &str = "%20";
+
+/// `postgres://user@/db` with something for a host.
+fn with_unnamed_host(url: &str) -> String {
+    let authority = url.find("://").map_or(0, |at| at + 3);
+    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+    let host = url[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
+    format!("{}{UNNAMED_HOST}{}", &url[..host], &url[host..])
+}
+
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://", self.url.scheme())?;
         if !self.url.username().is_empty() {
             write!(f, "{}@", self.url.username())?;
         }
-        if let Some(host) = self.url.host_str() {
+        if let Some(host) = self.url.host_str().filter(|host| *host != UNNAMED_HOST) {
             f.write_str(host)?;
         }
         if let Some(port) = self.url.port() {
@@ -59,5 +75,23 @@ impl fmt::Display for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({self})", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_be_named_elsewhere() {
+        for (url, shown) in [
+            ("postgres://ann:s3cret@/shop?host=/run/pg", "postgres://ann@/shop"),
+            ("postgres://ann@:6000/shop", "postgres://ann@:6000/shop"),
+            ("postgres://ann@", "postgres://ann@"),
+            ("postgres:///shop", "postgres:///shop"),
+        ] {
+            assert_eq!(Connection::parse("shop", url).unwrap().to_string(), shown);
+        }
+        assert!(Connection::parse("shop", "http://").is_err());
     }
 }

@@ -9,7 +9,7 @@ use super::args::{Global, InitArgs};
 use super::discover;
 use super::output::{self, Exit};
 use crate::config::units::{show_bytes, show_rows};
-use crate::connection::Connection;
+use crate::connection::{Connection, UNNAMED_HOST};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{TableDescription, TableId, TableKind};
 
@@ -105,13 +105,14 @@ fn write(
 fn address(url: &Url, variable: &str) -> String {
     /// Stands for the variable while the URL is put together: nothing in it needs encoding.
     const STAND_IN: &str = "0stand-in0for0the0password0";
+    let written = |url: &str| url.replacen(&format!("@{UNNAMED_HOST}"), "@", 1);
     if url.password().is_none() {
-        return scalar(url.as_str());
+        return scalar(&written(url.as_str()));
     }
     let mut without = url.clone();
     // It has a password, so it has a place for one.
     let _ = without.set_password(Some(STAND_IN));
-    without.as_str().replacen(STAND_IN, &format!("${{{variable}}}"), 1)
+    written(without.as_str()).replacen(STAND_IN, &format!("${{{variable}}}"), 1)
 }
 
 /// One line on a table: size, key, and what `change: auto` is likely to pick.

@@ -16,6 +16,7 @@ mod lake_faults;
 mod lake_sql_catalog;
 mod lake_write;
 mod past;
+mod postgres_keyset;
 mod postgres_source;
 mod postgres_target;
 mod servers;

@@ -21,16 +21,16 @@ use frazil::{Error, ErrorKind};
 use crate::fixture::{self, Database};
 
 /// What one pass gave.
-struct Pass {
-    plan: ReadPlan,
+pub(crate) struct Pass {
+    pub(crate) plan: ReadPlan,
     /// Rows as text, in order, columns joined by ` | `.
-    rows: Vec<String>,
-    resume: Watermark,
-    portions: usize,
-    batches: Vec<RecordBatch>,
+    pub(crate) rows: Vec<String>,
+    pub(crate) resume: Watermark,
+    pub(crate) portions: usize,
+    pub(crate) batches: Vec<RecordBatch>,
 }
 
-fn request(table: &str) -> ReadRequest {
+pub(crate) fn request(table: &str) -> ReadRequest {
     ReadRequest {
         table: table.parse().unwrap(),
         columns: None,
@@ -51,11 +51,11 @@ fn request(table: &str) -> ReadRequest {
     }
 }
 
-async fn pass(db: &Database, request: ReadRequest) -> Result<Pass, Error> {
+pub(crate) async fn pass(db: &Database, request: ReadRequest) -> Result<Pass, Error> {
     pass_at(&db.url(), request).await
 }
 
-async fn pass_at(url: &str, request: ReadRequest) -> Result<Pass, Error> {
+pub(crate) async fn pass_at(url: &str, request: ReadRequest) -> Result<Pass, Error> {
     let source = connectors::source(&Connection::parse("shop", url)?)?;
     let mut reading = source.open(request).await?;
     let mut batches = Vec::new();
@@ -75,7 +75,7 @@ async fn pass_at(url: &str, request: ReadRequest) -> Result<Pass, Error> {
     Ok(Pass { plan: reading.plan().clone(), rows, resume: resume.unwrap(), portions, batches })
 }
 
-fn text(batch: &RecordBatch) -> Vec<String> {
+pub(crate) fn text(batch: &RecordBatch) -> Vec<String> {
     let options = FormatOptions::default().with_null("∅");
     let columns: Vec<_> =
         batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
@@ -84,11 +84,11 @@ fn text(batch: &RecordBatch) -> Vec<String> {
         .collect()
 }
 
-fn after(request: &ReadRequest, pass: &Pass) -> ReadRequest {
+pub(crate) fn after(request: &ReadRequest, pass: &Pass) -> ReadRequest {
     ReadRequest { from: Some(pass.resume.clone()), ..request.clone() }
 }
 
-fn says(pass: &Pass, words: &str) -> bool {
+pub(crate) fn says(pass: &Pass, words: &str) -> bool {
     pass.plan.notes.iter().any(|note| note.contains(words))
 }
 

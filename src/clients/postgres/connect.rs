@@ -37,7 +37,9 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// What we rely on, whatever role and database have set: texts that are exact and the same everywhere,
 /// and no time limit that ends a long read. `lc_monetary` stays: it says where `money` has its point.
-const SETTINGS: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), \
+/// Tests pretend to an old server by `options=-c frazil.pretended_version=…`.
+const SETTINGS: &str = "SELECT coalesce(nullif(current_setting('frazil.pretended_version', true), ''), \
+     current_setting('server_version_num')), pg_is_in_recovery(), \
      current_setting('TimeZone'), pg_backend_pid();\
      SET datestyle = 'ISO, MDY'; SET intervalstyle = 'iso_8601'; SET timezone = 'UTC'; \
      SET extra_float_digits = 3; SET bytea_output = 'hex'; SET xmloption = 'content'; \

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, UNNAMED_HOST};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A server that does not answer within this time is not there.
@@ -108,7 +108,8 @@ impl Params {
             Ok(if text.is_empty() { None } else { Some(decode(text)?) })
         };
 
-        let host = match part(url.host_str().unwrap_or(""))? {
+        let named = url.host_str().filter(|host| *host != UNNAMED_HOST);
+        let host = match part(named.unwrap_or(""))? {
             Some(host) => host,
             None => get("hostaddr", "PGHOSTADDR")
                 .or_else(|| get("host", "PGHOST"))
@@ -339,6 +340,13 @@ mod tests {
         assert_eq!(many.hosts, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
         let socket = read("postgres:///d?user=u&host=/tmp/x", &[]).unwrap();
         assert_eq!(socket.hosts, [("/tmp/x".to_owned(), 5432)]);
+        let with_user = read("postgres://u:p@/d?host=/tmp/x&port=7", &[("PGHOST", "other")]).unwrap();
+        assert_eq!(with_user.hosts, [("/tmp/x".to_owned(), 7)]);
+        assert_eq!((with_user.user.as_str(), with_user.password.as_deref()), ("u", Some("p")));
+        assert_eq!(
+            read("postgres://u@/d", &[("PGHOST", "other")]).unwrap().hosts,
+            [("other".to_owned(), 5432)]
+        );
         assert_eq!(read("postgres://u@[::1]:7/d", &[]).unwrap().hosts, [("::1".to_owned(), 7)]);
     }
 

@@ -13,10 +13,12 @@ use arrow::array::{
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Field, Fields, Float32Type, Float64Type, Int32Type, Int64Type,
-    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Fields, Float32Type, Float64Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 
+use super::codec::{Codec, list_field, struct_fields};
+use super::nested::{push_list, push_struct};
 use super::numeric::{self, Number, power};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
@@ -27,98 +29,6 @@ pub(super) const EPOCH_DAYS: i32 = 10_957;
 pub(super) const EPOCH_MICROS: i64 = EPOCH_DAYS as i64 * DAY_MICROS;
 /// A day.
 const DAY_MICROS: i64 = 86_400_000_000;
-
-/// How the binary form of a Postgres value becomes an Arrow value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Codec {
-    /// `bool`.
-    Bool,
-    /// `int2`, as 32 bits: Iceberg has no shorter.
-    Int16,
-    /// `int4`.
-    Int32,
-    /// `int8`.
-    Int64,
-    /// `oid`: 32 bits without sign.
-    Oid,
-    /// `xid8`: 64 bits without sign, as a decimal.
-    Xid8,
-    /// `float4`.
-    Float32,
-    /// `float8`.
-    Float64,
-    /// `numeric`, exactly.
-    Decimal {
-        /// Digits in all.
-        precision: u8,
-        /// Digits behind the point.
-        scale: u8,
-    },
-    /// Any text.
-    Text,
-    /// `jsonb`: a version, then text.
-    Jsonb,
-    /// Bytes as they are.
-    Bytes,
-    /// `uuid`.
-    Uuid,
-    /// `date`.
-    Date,
-    /// `time`.
-    Time,
-    /// `timestamp`.
-    Timestamp,
-    /// `timestamptz`.
-    TimestampTz,
-    /// An array of this many dimensions, each counted from 1.
-    List(u8, Box<Codec>),
-    /// A composite: names and codecs of its members.
-    Struct(Vec<(String, Codec)>),
-}
-
-impl Codec {
-    /// The Arrow type that it makes.
-    pub fn data_type(&self) -> DataType {
-        match self {
-            Self::Bool => DataType::Boolean,
-            Self::Int16 | Self::Int32 => DataType::Int32,
-            Self::Int64 | Self::Oid => DataType::Int64,
-            Self::Xid8 => DataType::Decimal128(20, 0),
-            Self::Float32 => DataType::Float32,
-            Self::Float64 => DataType::Float64,
-            Self::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale as i8),
-            Self::Text | Self::Jsonb => DataType::Utf8,
-            Self::Bytes => DataType::Binary,
-            Self::Uuid => DataType::FixedSizeBinary(16),
-            Self::Date => DataType::Date32,
-            Self::Time => DataType::Time64(TimeUnit::Microsecond),
-            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
-            Self::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            Self::List(dimensions, element) => {
-                (0..*dimensions).fold(element.data_type(), |inner, _| DataType::List(list_field(inner)))
-            }
-            Self::Struct(members) => DataType::Struct(struct_fields(members)),
-        }
-    }
-
-    /// Whether some values of the Postgres type lie outside of the Arrow type.
-    pub(super) fn can_overflow(&self) -> bool {
-        match self {
-            Self::Decimal { .. } | Self::Date | Self::Time | Self::Timestamp | Self::TimestampTz => true,
-            Self::List(_, element) => element.can_overflow(),
-            Self::Struct(members) => members.iter().any(|(_, codec)| codec.can_overflow()),
-            _ => false,
-        }
-    }
-}
-
-fn list_field(element: DataType) -> Arc<Field> {
-    Arc::new(Field::new("element", element, true))
-}
-
-fn struct_fields(members: &[(String, Codec)]) -> Fields {
-    members.iter().map(|(name, codec)| Field::new(name, codec.data_type(), true)).collect()
-}
 
 /// Why a value cannot be taken.
 #[derive(Debug)]
@@ -262,7 +172,7 @@ impl Column {
     }
 
     /// Values so far.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.nulls.len()
     }
 
@@ -498,88 +408,6 @@ fn push_or_null<T: Default>(
 #[inline]
 fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], Bad> {
     value.try_into().map_err(|_| Bad::Malformed)
-}
-
-/// `dimensions │ has NULLs │ element type │ (size │ lower bound) … │ (length │ value) …`
-fn push_list(offsets: &mut [Vec<i32>], child: &mut Column, value: &[u8]) -> Result<(), Bad> {
-    let mut rest = value;
-    let declared = offsets.len();
-    let dimensions = take_i32(&mut rest)?;
-    take_i32(&mut rest)?;
-    take_i32(&mut rest)?;
-    if dimensions != 0 && dimensions != declared as i32 {
-        return Err(Bad::Shape);
-    }
-    // An empty array has no dimensions at all.
-    let mut sizes = [0; u8::MAX as usize];
-    let sizes = &mut sizes[..declared];
-    for size in sizes.iter_mut().take(dimensions as usize) {
-        *size = take_i32(&mut rest)?;
-        if take_i32(&mut rest)? != 1 {
-            return Err(Bad::Shape);
-        }
-        // Each element takes four bytes at least, so this bounds what the loops below can do.
-        if *size < 0 || *size as usize > value.len() / 4 {
-            return Err(Bad::Malformed);
-        }
-    }
-    push_dimension(offsets, sizes, child, &mut rest)?;
-    if rest.is_empty() { Ok(()) } else { Err(Bad::Malformed) }
-}
-
-fn push_dimension(
-    offsets: &mut [Vec<i32>],
-    sizes: &[i32],
-    child: &mut Column,
-    rest: &mut &[u8],
-) -> Result<(), Bad> {
-    let Some((level, inner)) = offsets.split_first_mut() else { return Ok(()) };
-    let (size, sizes) = (sizes[0], &sizes[1..]);
-    for _ in 0..size {
-        if inner.is_empty() {
-            push_field(child, rest)?;
-        } else {
-            push_dimension(inner, sizes, child, rest)?;
-        }
-    }
-    let end = match inner.first() {
-        Some(inner) => inner.len() - 1,
-        None => child.len(),
-    };
-    level.push(i32::try_from(end).map_err(|_| Bad::Malformed)?);
-    Ok(())
-}
-
-/// `members │ (type │ length │ value) …`
-fn push_struct(children: &mut [Column], value: &[u8]) -> Result<(), Bad> {
-    let mut rest = value;
-    if take_i32(&mut rest)? != children.len() as i32 {
-        return Err(Bad::Malformed);
-    }
-    for child in children {
-        take_i32(&mut rest)?;
-        push_field(child, &mut rest)?;
-    }
-    if rest.is_empty() { Ok(()) } else { Err(Bad::Malformed) }
-}
-
-/// A length, -1 for NULL, and a value.
-fn push_field(column: &mut Column, rest: &mut &[u8]) -> Result<(), Bad> {
-    let len = take_i32(rest)?;
-    if len == -1 {
-        column.push_null();
-        return Ok(());
-    }
-    let len = usize::try_from(len).map_err(|_| Bad::Malformed)?;
-    let (value, tail) = rest.split_at_checked(len).ok_or(Bad::Malformed)?;
-    *rest = tail;
-    column.push(value)
-}
-
-fn take_i32(rest: &mut &[u8]) -> Result<i32, Bad> {
-    let (head, tail) = rest.split_first_chunk::<4>().ok_or(Bad::Malformed)?;
-    *rest = tail;
-    Ok(i32::from_be_bytes(*head))
 }
 
 fn refill<T: arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {

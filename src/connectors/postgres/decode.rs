@@ -15,7 +15,7 @@ use super::column::{Bad, Column};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
 
-pub use super::column::Codec;
+pub use super::codec::Codec;
 
 /// What a binary COPY begins with; flags and the length of an extension follow.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";

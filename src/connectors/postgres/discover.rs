@@ -40,6 +40,9 @@ pub(super) struct Relation {
     pub(super) bytes: Option<u64>,
     /// Where its rows lie; `None` where they have no place that lasts.
     pub(super) heap: Option<Heap>,
+    /// Changes when rows may have moved to other places (VACUUM FULL, TRUNCATE, another partition), and
+    /// when a view is defined anew.
+    pub(super) layout: String,
     /// Whether policies hide rows from us.
     pub(super) row_security: bool,
     /// Whether we may read all of it.
@@ -54,7 +57,7 @@ pub(super) struct Heap {
     /// Blocks of all.
     pub(super) total_blocks: u64,
     pub(super) block_bytes: u64,
-    /// Changes when rows may have moved to other places: VACUUM FULL, TRUNCATE, another partition.
+    /// As the relation's.
     pub(super) layout: String,
 }
 
@@ -313,6 +316,7 @@ WITH RECURSIVE rel AS (
     SELECT t.root, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
 ), part AS (
     SELECT t.root, c.oid, c.relkind, c.reltuples, c.relpages, pg_relation_filenode(c.oid) AS filenode,
+           CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END AS definition,
            CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) END AS heap,
            CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) END AS bytes
     FROM tree t JOIN pg_class c ON c.oid = t.oid
@@ -322,7 +326,7 @@ WITH RECURSIVE rel AS (
            sum(greatest(reltuples, 0)) FILTER (WHERE relkind IN ('r', 'm'))::float8 AS tuples,
            sum(bytes)::int8 AS bytes, max(heap)::int8 AS largest, sum(heap)::int8 AS heap,
            bool_or(relkind = 'f') AS foreign_part,
-           md5(string_agg(oid || ':' || coalesce(filenode, 0), ',' ORDER BY oid)) AS layout
+           md5(string_agg(oid || ':' || coalesce(definition, filenode::text, '0'), ',' ORDER BY oid)) AS layout
     FROM part GROUP BY root
 )
 SELECT rel.oid, rel.schema, rel.name, rel.kind, rel.readable, rel.secured,
@@ -407,6 +411,7 @@ fn relation(row: &Row) -> Relation {
         rows: row.get::<_, Option<f64>>(6).filter(|_| physical).map(|rows| rows as u64),
         bytes: row.get::<_, Option<i64>>(7).map(|bytes| bytes as u64),
         heap,
+        layout: row.get(11),
         readable: row.get(4),
         row_security: row.get(5),
     }

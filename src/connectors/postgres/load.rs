@@ -76,15 +76,7 @@ struct Load<'a> {
 impl Load<'_> {
     /// Into a table without rows: nothing to look up, and the key comes last.
     async fn fill(mut self, key_is_there: bool) -> Result<MergeStats> {
-        let direct = self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same);
-        let mut stats = MergeStats::default();
-        if direct {
-            let copy = self.statements.copy_into_table();
-            (stats.staged, stats.upserted) = self.copy(&copy, Operations::UpsertsOnly).await?;
-        } else {
-            stats.staged = self.stage().await?;
-            stats.upserted = self.execute(&self.statements.insert()).await?;
-        }
+        let stats = self.add().await?;
         if !key_is_there {
             self.client.batch_execute(&format!("SET LOCAL maintenance_work_mem = '{INDEX_MEMORY}'")).await?;
             self.execute(&prepare::key_statement(self.id, &self.merge.table.key, &self.relation)).await?;
@@ -96,17 +88,7 @@ impl Load<'_> {
     async fn change(mut self) -> Result<MergeStats> {
         let mut stats = MergeStats::default();
         match self.merge.strategy {
-            Strategy::Append => {
-                let direct =
-                    self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same);
-                if direct {
-                    let copy = self.statements.copy_into_table();
-                    (stats.staged, stats.upserted) = self.copy(&copy, Operations::UpsertsOnly).await?;
-                } else {
-                    stats.staged = self.stage().await?;
-                    stats.upserted = self.execute(&self.statements.insert()).await?;
-                }
-            }
+            Strategy::Append => stats = self.add().await?,
             Strategy::Replace => {
                 stats.staged = self.stage().await?;
                 self.client.batch_execute(&self.statements.analyze_staging()).await?;
@@ -125,6 +107,19 @@ impl Load<'_> {
                 }
                 stats.upserted = self.execute(&self.statements.upsert()).await?;
             }
+        }
+        Ok(stats)
+    }
+
+    /// Adds every row, straight into the table where all types travel as they are.
+    async fn add(&mut self) -> Result<MergeStats> {
+        let mut stats = MergeStats::default();
+        if self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same) {
+            let copy = self.statements.copy_into_table();
+            (stats.staged, stats.upserted) = self.copy(&copy, Operations::UpsertsOnly).await?;
+        } else {
+            stats.staged = self.stage().await?;
+            stats.upserted = self.execute(&self.statements.insert()).await?;
         }
         Ok(stats)
     }

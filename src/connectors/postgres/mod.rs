@@ -4,13 +4,17 @@ use super::Connector;
 
 mod catalog;
 mod choose;
+mod codec;
 mod column;
 mod control;
 pub mod decode;
 mod discover;
 mod encode;
+mod estimate;
 mod horizon;
+mod keyset;
 mod load;
+mod nested;
 mod numeric;
 mod position;
 mod preflight;

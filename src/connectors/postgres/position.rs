@@ -43,6 +43,8 @@ pub(super) enum Position {
     Id { column: String, at: Option<Number> },
     /// All rows before a block, on the way to `then`.
     FirstRead { then: Box<Position>, layout: String, done_to_block: u64 },
+    /// All rows up to a key, on the way to `then`; where rows are not read by place.
+    FirstReadByKey { then: Box<Position>, layout: String, key: Vec<String>, after: Vec<String> },
 }
 
 /// Microseconds since 1970, as text.
@@ -138,8 +140,14 @@ mod tests {
         };
         let first =
             Position::FirstRead { then: Box::new(timestamp.clone()), layout: "abc".into(), done_to_block: 7 };
+        let by_key = Position::FirstReadByKey {
+            then: Box::new(timestamp.clone()),
+            layout: "abc".into(),
+            key: vec!["id bigint".into()],
+            after: vec!["41".into()],
+        };
         let id = Position::Id { column: "id".into(), at: Some(Number(i64::MAX)) };
-        let text: Vec<_> = [timestamp, id, first, Position::Full {}]
+        let text: Vec<_> = [timestamp, id, first, by_key, Position::Full {}]
             .into_iter()
             .map(|position| Stored::new(Some("77/1".into()), position))
             .map(|stored| {
@@ -152,6 +160,7 @@ mod tests {
             {"v":1,"source":"77/1","kind":"timestamp","column":"updated_at","type":"timestamptz","at":"1763722800000001"}
             {"v":1,"source":"77/1","kind":"id","column":"id","at":"9223372036854775807"}
             {"v":1,"source":"77/1","kind":"first_read","then":{"kind":"timestamp","column":"updated_at","type":"timestamptz","at":"1763722800000001"},"layout":"abc","done_to_block":7}
+            {"v":1,"source":"77/1","kind":"first_read_by_key","then":{"kind":"timestamp","column":"updated_at","type":"timestamptz","at":"1763722800000001"},"layout":"abc","key":["id bigint"],"after":["41"]}
             {"v":1,"source":"77/1","kind":"full"}"#]]
         .assert_eq(&text.join("\n"));
         assert!(Stored::read(&Watermark::new("{}")).is_err());

@@ -7,7 +7,8 @@
 //!
 //! All streams of all portions see the table at one moment. A range of `ctid`s is a range of places
 //! in the heap, so each row version is in exactly one; the last range has no upper end. A partitioned
-//! table is read through its root: the same range of each partition at once.
+//! table is read through its root: the same range of each partition at once. What has no such places
+//! is read in ranges of its key, see [`keyset`](super::keyset).
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 
 use super::discover::Heap;
 use super::horizon::READER_NAME;
+use super::keyset::{Bound, ByKey};
 use super::position::{Position, Stored};
 use super::rows::{Pool, Shape, lock, rows};
 use crate::clients::postgres::{Session, connect};
@@ -25,11 +27,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Portion, ReadPlan, Reading};
 
 /// A range: large enough that starting a statement costs nothing, small enough that streams end together.
-const RANGE_BYTES: u64 = 64 << 20;
+pub(super) const RANGE_BYTES: u64 = 64 << 20;
 /// Ranges for each stream of a table that is smaller than that.
-const RANGES_A_STREAM: u64 = 4;
+pub(super) const RANGES_A_STREAM: u64 = 4;
 /// No range is smaller.
-const SMALLEST_RANGE_BYTES: u64 = 1 << 20;
+pub(super) const SMALLEST_RANGE_BYTES: u64 = 1 << 20;
 
 /// Settings of a session that reads ranges: the place in the heap is the way in, whatever the
 /// planner thinks of the condition on the cursor; and there is no time for compiling.
@@ -37,10 +39,15 @@ const BY_PLACE: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexsc
      SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off; \
      SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off";
 
+/// Settings of a session that reads ranges of a key: we are parallel ourselves.
+const BY_KEY: &str = "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off";
+
 /// What is read, in which pieces.
 pub(super) enum Work {
-    /// One statement.
-    Statement(String),
+    /// One statement; or, when it goes on after a key, what is about to become ranges.
+    Whole { select: Select, after: Option<Bound> },
+    /// Ranges of a key.
+    Keys(ByKey),
     /// Ranges of the heap from a block on.
     Ranges {
         select: Select,
@@ -75,6 +82,8 @@ pub(super) struct PostgresReading {
     /// Where the table stands after the last portion.
     pub(super) end: Stored,
     pub(super) parallel: usize,
+    /// Settings of each session.
+    pub(super) settings: &'static str,
     /// Sessions that see the snapshot, the coordinator first.
     pub(super) sessions: Pool,
     /// Where the coordinator goes in the end.
@@ -92,7 +101,13 @@ impl Reading for PostgresReading {
             self.close().await?;
             return Ok(None);
         };
-        let (statements, rest, resume) = self.portion(work);
+        let (statements, rest, resume) = match work {
+            Work::Keys(keys) => self.portion_by_key(keys).await?,
+            Work::Whole { select, .. } => (VecDeque::from([select.with(None)]), None, self.end.clone()),
+            Work::Ranges { select, heap, from_block, portion_bytes } => {
+                self.portion_by_place(select, heap, from_block, portion_bytes)
+            }
+        };
         let complete = rest.is_none();
         self.work = rest;
         let wanted = statements.len().min(self.parallel).max(1);
@@ -110,13 +125,13 @@ impl Reading for PostgresReading {
 
 impl PostgresReading {
     /// Cuts the next portion off: its statements, what is left, and where the table stands after it.
-    fn portion(&self, work: Work) -> (VecDeque<String>, Option<Work>, Stored) {
-        let (select, heap, from, portion_bytes) = match work {
-            Work::Statement(statement) => return (VecDeque::from([statement]), None, self.end.clone()),
-            Work::Ranges { select, heap, from_block, portion_bytes } => {
-                (select, heap, from_block, portion_bytes)
-            }
-        };
+    fn portion_by_place(
+        &self,
+        select: Select,
+        heap: Heap,
+        from: u64,
+        portion_bytes: u64,
+    ) -> (VecDeque<String>, Option<Work>, Stored) {
         // One step through the largest partition is a step through each.
         let step_bytes = (heap.total_blocks * heap.block_bytes / heap.blocks.max(1)).max(1);
         let to = from.saturating_add((portion_bytes / step_bytes).max(1));
@@ -151,25 +166,55 @@ impl PostgresReading {
         (statements, rest, resume)
     }
 
+    /// The same by key.
+    async fn portion_by_key(&self, mut keys: ByKey) -> Result<(VecDeque<String>, Option<Work>, Stored)> {
+        let coordinator = self.coordinator()?;
+        let cut = keys.cut(&coordinator).await?;
+        lock(&self.sessions).push(coordinator);
+        let statements = cut.statements.into();
+        let Some(end) = cut.end else { return Ok((statements, None, self.end.clone())) };
+        let position = Position::FirstReadByKey {
+            then: Box::new(self.end.position.clone()),
+            layout: keys.layout.clone(),
+            key: keys.keys.described(),
+            after: end.clone(),
+        };
+        keys.after = Some(end);
+        Ok((statements, Some(Work::Keys(keys)), Stored::new(self.end.source.clone(), position)))
+    }
+
+    /// A session that sees the snapshot, out of the pool.
+    fn coordinator(&self) -> Result<Session> {
+        let gone = || Error::new(ErrorKind::Transient, "the rows of a portion were given up");
+        lock(&self.sessions).pop().ok_or_else(gone)
+    }
+
     /// Makes sure that this many sessions see the snapshot.
     async fn gather(&mut self, wanted: usize) -> Result<()> {
         let have = lock(&self.sessions).len();
         if have >= wanted {
             return Ok(());
         }
-        let coordinator = lock(&self.sessions).pop();
-        let Some(coordinator) = coordinator else {
-            return Err(Error::new(ErrorKind::Transient, "the rows of a portion were given up"));
-        };
+        let coordinator = self.coordinator()?;
         let row = coordinator.query_typed("SELECT pg_export_snapshot()", &[]).await?;
         let snapshot: String = row.first().map(|row| row.get(0)).unwrap_or_default();
-        let workers =
-            futures::future::try_join_all((have..wanted).map(|_| worker(&self.connection, &snapshot)))
-                .await?;
+        let workers = futures::future::try_join_all((have..wanted).map(|_| self.worker(&snapshot))).await?;
         let mut sessions = lock(&self.sessions);
         sessions.push(coordinator);
         sessions.extend(workers);
         Ok(())
+    }
+
+    /// A session in the coordinator's snapshot.
+    async fn worker(&self, snapshot: &str) -> Result<Session> {
+        let session = connect(&self.connection).await?;
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; \
+             SET LOCAL application_name = '{READER_NAME}'; {}",
+            self.settings
+        );
+        session.batch_execute(&begin).await?;
+        Ok(session)
     }
 
     /// Ends the transactions and says what the policy replaced.
@@ -192,18 +237,13 @@ impl PostgresReading {
     }
 }
 
-/// A session in the coordinator's snapshot.
-async fn worker(connection: &Connection, snapshot: &str) -> Result<Session> {
-    let session = connect(connection).await?;
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; \
-         SET LOCAL application_name = '{READER_NAME}'; {BY_PLACE}"
-    );
-    session.batch_execute(&begin).await?;
-    Ok(session)
-}
-
-/// Makes the coordinator read by place too.
-pub(super) async fn by_place(coordinator: &Session) -> Result<()> {
-    Ok(coordinator.batch_execute(BY_PLACE).await?)
+impl Work {
+    /// What the sessions that do it are set to.
+    pub(super) fn settings(&self) -> Option<&'static str> {
+        match self {
+            Self::Whole { .. } => None,
+            Self::Keys(_) => Some(BY_KEY),
+            Self::Ranges { .. } => Some(BY_PLACE),
+        }
+    }
 }

@@ -67,6 +67,7 @@ impl Source for PostgresSource {
             plan: prepared.plan,
             connection: self.connection.clone(),
             shape: prepared.shape,
+            settings: prepared.work.settings().unwrap_or_default(),
             work: Some(prepared.work),
             end: prepared.end,
             parallel: request.parallel.max(1),

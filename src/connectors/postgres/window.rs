@@ -11,13 +11,13 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::SimpleQueryMessage;
-
 use super::choose::{Choice, Cursor, Order, choose};
 use super::discover::{self, Relation, missing_column};
+use super::estimate::estimate;
 use super::horizon::{self, Horizon, READER_NAME};
+use super::keyset::{self, Bound, Keyset};
 use super::position::{Micros, Number, Position, Stored};
-use super::read::{Select, Work, by_place};
+use super::read::{Select, Work};
 use super::rows::Shape;
 use crate::clients::postgres::Session;
 use crate::connectors::sql::POSTGRES;
@@ -29,6 +29,9 @@ use crate::table::TableKind;
 const RANGE_SCAN_VERSION: u32 = 140_000;
 /// Rows beyond the horizon are counted up to this number.
 const COUNT_LIMIT: i64 = 1000;
+/// Why an unfinished first read does not go on.
+const REWRITTEN: &str = "the table was rewritten since the unfinished first read";
+const OTHER_SETTINGS: &str = "an unfinished first read cannot go on with these settings";
 
 /// A read that is decided.
 pub(super) struct Prepared {
@@ -60,11 +63,16 @@ pub(super) async fn prepare(session: &Session, request: &ReadRequest, stage: Sta
     }
     let (shape, select) = select(&relation, request)?;
     let mut prepared = window.decide(session, &relation, start, horizon, shape, select).await?;
-    if prepared.plan.cursor.is_some() || request.filter.is_some() {
-        (prepared.plan.rows, prepared.plan.bytes) = estimate(session, &prepared.plan.statement).await?;
+    if matches!(prepared.work, Work::Whole { .. }) {
+        keyset::refine(session, &relation, request, &mut prepared).await?;
+    } else if prepared.plan.cursor.is_some() || request.filter.is_some() {
+        let whole = estimate(session, &prepared.plan.statement).await?;
+        (prepared.plan.rows, prepared.plan.bytes) = (Some(whole.rows as u64), Some(whole.bytes() as u64));
     }
-    if stage == Stage::Read && matches!(prepared.work, Work::Ranges { .. }) {
-        by_place(session).await?;
+    if stage == Stage::Read
+        && let Some(settings) = prepared.work.settings()
+    {
+        session.batch_execute(settings).await?;
     }
     Ok(prepared)
 }
@@ -97,6 +105,8 @@ enum Start {
     Nothing,
     /// In the middle of a first read that ends at the position.
     Block(Position, u64),
+    /// The same, where rows are found by their key.
+    Key(Position, Bound),
     /// After a time or a number; `None` where the pass before was sure of nothing.
     Time(Option<Micros>),
     Number(Option<Number>),
@@ -146,14 +156,25 @@ impl Window<'_> {
                 Ok(Start::Number(at))
             }
             Position::FirstRead { then, layout, done_to_block } => {
-                if !self.resumable(relation) {
-                    return Err("an unfinished first read cannot go on with these settings".to_owned());
+                if !self.resumable() {
+                    return Err(OTHER_SETTINGS.to_owned());
                 }
                 self.usable((*then).clone(), relation)?;
                 match &relation.heap {
                     Some(heap) if heap.layout == layout => Ok(Start::Block(*then, done_to_block)),
-                    _ => Err("the table was rewritten since the unfinished first read".to_owned()),
+                    _ => Err(REWRITTEN.to_owned()),
                 }
+            }
+            Position::FirstReadByKey { then, layout, key, after } => {
+                let keys = Keyset::of(relation, &keyset::key_names(relation, self.request));
+                if !self.resumable() || keys.is_none_or(|keys| keys.described() != key) {
+                    return Err(OTHER_SETTINGS.to_owned());
+                }
+                self.usable((*then).clone(), relation)?;
+                if relation.layout != layout {
+                    return Err(REWRITTEN.to_owned());
+                }
+                Ok(Start::Key(*then, after))
             }
             Position::Timestamp { column, .. } | Position::Id { column, .. } => {
                 Err(format!("it belongs to the column `{column}`, or to another type of it"))
@@ -163,8 +184,8 @@ impl Window<'_> {
     }
 
     /// Whatever changes while a first read runs is read again, so its portions may be kept.
-    fn resumable(&self, relation: &Relation) -> bool {
-        self.request.keyed && self.choice.change == ChangeDetection::Timestamp && relation.heap.is_some()
+    fn resumable(&self) -> bool {
+        self.request.keyed && self.choice.change == ChangeDetection::Timestamp
     }
 
     async fn horizon(&self, session: &Session, relation: &Relation, wait: bool) -> Result<Limit> {
@@ -187,10 +208,10 @@ impl Window<'_> {
         mut select: Select,
     ) -> Result<Prepared> {
         let cursor = self.choice.cursor.clone();
-        let resumable = self.resumable(relation);
-        let first = matches!(start, Start::Nothing | Start::Block(..));
+        let resumable = self.resumable();
+        let first = matches!(start, Start::Nothing | Start::Block(..) | Start::Key(..));
         let continues = !matches!(start, Start::Nothing);
-        let mut from_block = 0;
+        let (mut from_block, mut after) = (0, None);
         let end = match (&cursor, limit) {
             (None, _) | (_, Limit::None) => Position::Full {},
             (Some(cursor), Limit::Time(horizon)) => {
@@ -229,19 +250,24 @@ impl Window<'_> {
                 self.notes.push(format!("the first read goes on at block {block}"));
                 then
             }
+            Start::Key(then, key) => {
+                after = Some(key);
+                self.notes.push("the first read goes on where it stopped".to_owned());
+                then
+            }
             _ => end,
         };
         if relation.row_security {
             self.notes.push("row security policies hide rows of this table from the user".to_owned());
         }
         let statement = select.with(None);
-        let by_place = first && session.server().version >= RANGE_SCAN_VERSION;
+        let by_place = first && after.is_none() && session.server().version >= RANGE_SCAN_VERSION;
         let work = match relation.heap.clone().filter(|_| by_place) {
             Some(heap) => {
                 let portion_bytes = if resumable { self.request.portion_bytes } else { u64::MAX };
                 Work::Ranges { select, heap, from_block, portion_bytes }
             }
-            None => Work::Statement(statement.clone()),
+            None => Work::Whole { select, after },
         };
         let plan = ReadPlan {
             change: self.choice.change,
@@ -427,19 +453,6 @@ async fn cluster(session: &Session) -> Option<String> {
     let sql =
         "SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()";
     session.query_typed(sql, &[]).await.ok()?.first().map(|row| row.get(0))
-}
-
-/// Rows and bytes of a statement, as the planner guesses them.
-async fn estimate(session: &Session, statement: &str) -> Result<(Option<u64>, Option<u64>)> {
-    let answers = session.simple_query(&format!("EXPLAIN (FORMAT JSON) {statement}")).await?;
-    let text = answers.iter().find_map(|answer| match answer {
-        SimpleQueryMessage::Row(row) => row.get(0),
-        _ => None,
-    });
-    let plan: serde_json::Value = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let rows = plan[0]["Plan"]["Plan Rows"].as_f64();
-    let width = plan[0]["Plan"]["Plan Width"].as_f64();
-    Ok((rows.map(|rows| rows as u64), rows.zip(width).map(|(rows, width)| (rows * width) as u64)))
 }
 
 /// The columns wanted: how they are selected and how they are decoded.
