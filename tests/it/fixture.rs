@@ -21,6 +21,7 @@ mod nanio;
 mod pipeline;
 mod postgres;
 mod proxy;
+mod replica;
 mod s3;
 mod shared;
 
@@ -30,6 +31,7 @@ pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
 pub(crate) use proxy::Proxy;
+pub(crate) use replica::Replica;
 pub(crate) use s3::{S3, s3};
 
 use std::net::{Ipv4Addr, TcpListener};

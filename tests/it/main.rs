@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop right there
 
 mod audit;
+mod bad_input;
 mod catalog_conformance;
 mod cli;
+mod crossings;
 mod demo;
 mod docs;
 mod faults;
+mod first_read;
 mod fixture;
 mod lake_catalog;
 mod lake_commit;
@@ -15,12 +18,15 @@ mod lake_deletes;
 mod lake_faults;
 mod lake_sql_catalog;
 mod lake_write;
+mod many_streams;
 mod past;
 mod postgres_keyset;
 mod postgres_source;
 mod postgres_target;
 mod servers;
+mod shapes;
 mod sqlite;
 mod sync;
 mod tidy;
 mod values;
+mod versions;

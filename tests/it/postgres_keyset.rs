@@ -196,6 +196,8 @@ async fn a_large_window_is_read_by_several_streams() {
     )
     .await;
     db.run("vacuum analyze e").await;
+    // The last of these times must have passed.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let next = after(&request, &first);
     let source = connectors::source(&Connection::parse("shop", &db.url()).unwrap()).unwrap();
     let mut reading = source.open(next.clone()).await.unwrap();

@@ -68,6 +68,8 @@ impl Shop {
             }
             read.resumes.push((portion.resume, portion.complete));
         }
+        // Only now does the reading know how many values it had to replace.
+        read.notes.clone_from(&reading.plan().notes);
         Ok(read)
     }
 }
@@ -333,6 +335,28 @@ async fn a_value_that_does_not_fit_stops_the_read_and_text_lets_it_pass() {
     );
     let error = shop.read(request("t")).await.err().unwrap();
     assert_eq!(error.message(), "a NULL where the key or NOT NULL forbids it");
+}
+
+#[tokio::test]
+async fn values_that_the_policy_replaces_are_counted() {
+    let shop = Shop::new(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TIME);
+         INSERT INTO t VALUES (1, '24:00:00'), (2, '12:00:00'), (3, '24:00'), (4, NULL);",
+    );
+    for (policy, rows) in [
+        (frazil::source::OutOfRange::Null, "1 | ∅\n2 | 12:00:00\n3 | ∅\n4 | ∅\n"),
+        (
+            frazil::source::OutOfRange::Clamp,
+            "1 | 23:59:59.999999\n2 | 12:00:00\n3 | 23:59:59.999999\n4 | ∅\n",
+        ),
+    ] {
+        let mut request = request("t");
+        request.values.out_of_range = policy;
+        let read = shop.read(request).await.unwrap();
+        assert_eq!(read.rows(), rows);
+        let note = "2 values of `v` were replaced by `out_of_range`".to_owned();
+        assert!(read.notes.contains(&note), "{:?}", read.notes);
+    }
 }
 
 const ORDERS: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY, v TEXT, updated_at TIMESTAMP);

@@ -163,7 +163,8 @@ impl ByKey {
     ) -> Self {
         let row_bytes = (whole.bytes() / whole.rows.max(1.0)).max(1.0);
         let rows = |bytes: u64| ((bytes as f64 / row_bytes) as u64).max(1);
-        let range_bytes = (portion_bytes / (parallel.max(1) as u64 * RANGES_A_STREAM))
+        let range_bytes = (portion_bytes.min(whole.bytes() as u64)
+            / (parallel.max(1) as u64 * RANGES_A_STREAM))
             .clamp(SMALLEST_RANGE_BYTES.min(portion_bytes), RANGE_BYTES);
         let range_rows = rows(range_bytes);
         // The server counts in 64 bits with a sign.

@@ -8,6 +8,7 @@ use arrow::array::{
 use arrow::datatypes::SchemaRef;
 use rusqlite::types::ValueRef;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::plan::Column;
 use super::types::Kind;
@@ -23,9 +24,14 @@ pub(super) struct Rows {
     builders: Vec<Builder>,
     schema: SchemaRef,
     out_of_range: OutOfRange,
+    /// Values that the policy replaced, by column.
+    replaced: Replaced,
     rows: usize,
     bytes: usize,
 }
+
+/// Values that the policy replaced, by column: one count for all batches of a reading.
+pub(super) type Replaced = Arc<Vec<AtomicU64>>;
 
 /// Why a value does not fit its column.
 enum Misfit {
@@ -59,10 +65,11 @@ impl Rows {
         columns: Vec<Column>,
         schema: SchemaRef,
         out_of_range: OutOfRange,
+        replaced: Replaced,
         rows: usize,
     ) -> Self {
         let builders = columns.iter().map(|column| Builder::new(column.kind, rows)).collect();
-        Self { table, columns, builders, schema, out_of_range, rows: 0, bytes: 0 }
+        Self { table, columns, builders, schema, out_of_range, replaced, rows: 0, bytes: 0 }
     }
 
     /// Adds a row, whose first columns are ours.
@@ -72,7 +79,7 @@ impl Rows {
                 Error::new(ErrorKind::Internal, "sqlite gave fewer columns than asked for").because(source)
             })?;
             self.bytes += builder
-                .push(value, column, self.out_of_range)
+                .push(value, column, self.out_of_range, &self.replaced[at])
                 .map_err(|misfit| refuse(&self.table, column, value, &misfit))?;
         }
         self.rows += 1;
@@ -123,7 +130,13 @@ impl Builder {
     }
 
     /// Adds a value, and says how many bytes it took.
-    fn push(&mut self, value: ValueRef<'_>, column: &Column, policy: OutOfRange) -> Result<usize, Misfit> {
+    fn push(
+        &mut self,
+        value: ValueRef<'_>,
+        column: &Column,
+        policy: OutOfRange,
+        replaced: &AtomicU64,
+    ) -> Result<usize, Misfit> {
         if matches!(value, ValueRef::Null) {
             if !column.nullable {
                 return Err(Misfit::Null);
@@ -179,12 +192,15 @@ impl Builder {
                 builder.append_value(value::parse_date(text(value)?).ok_or(Misfit::Content)?);
             }
             Self::Time(builder) => match value::parse_clock(text(value)?).ok_or(Misfit::Content)? {
-                DAY => match policy {
-                    OutOfRange::Fail => return Err(Misfit::Range),
-                    OutOfRange::Null if column.nullable => builder.append_null(),
-                    OutOfRange::Null => return Err(Misfit::Null),
-                    OutOfRange::Clamp => builder.append_value(DAY - 1),
-                },
+                DAY => {
+                    match policy {
+                        OutOfRange::Fail => return Err(Misfit::Range),
+                        OutOfRange::Null if column.nullable => builder.append_null(),
+                        OutOfRange::Null => return Err(Misfit::Null),
+                        OutOfRange::Clamp => builder.append_value(DAY - 1),
+                    }
+                    replaced.fetch_add(1, Ordering::Relaxed);
+                }
                 micros => builder.append_value(micros),
             },
             Self::Timestamp(builder) => match (stamp(value, column.kind), value) {

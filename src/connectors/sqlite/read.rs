@@ -10,6 +10,8 @@
 //! dropped. A stream that breaks off without its end is an error, so a lost thread loses no row.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -17,7 +19,7 @@ use rusqlite::Connection as Database;
 use rusqlite::types::ValueRef;
 use tokio::sync::mpsc;
 
-use super::decode::{self, Rows};
+use super::decode::{self, Replaced, Rows};
 use super::describe;
 use super::horizon;
 use super::plan::{At, Cursor, Resolved, Start, resolve};
@@ -44,6 +46,7 @@ pub(super) struct SqliteReading {
     plan: ReadPlan,
     jobs: std::sync::mpsc::Sender<Job>,
     portions: VecDeque<PlannedPortion>,
+    replaced: Replaced,
 }
 
 struct PlannedPortion {
@@ -85,7 +88,9 @@ pub(super) fn open(file: &File, request: ReadRequest, clock: impl Fn() -> i64) -
 
     let plan = resolved.plan.clone();
     let (jobs, todo) = std::sync::mpsc::channel::<Job>();
-    let reader = Reader { file: file.clone(), request, resolved, window, now: horizon.now };
+    let replaced: Replaced = Arc::new(resolved.columns.iter().map(|_| AtomicU64::new(0)).collect());
+    let counts = Arc::clone(&replaced);
+    let reader = Reader { file: file.clone(), request, resolved, window, now: horizon.now, replaced: counts };
     std::thread::Builder::new()
         .name("sqlite-read".into())
         .spawn(move || {
@@ -96,7 +101,7 @@ pub(super) fn open(file: &File, request: ReadRequest, clock: impl Fn() -> i64) -
             }
         })
         .map_err(|source| Error::new(ErrorKind::Transient, "no thread to read with").because(source))?;
-    Ok(SqliteReading { plan, jobs, portions })
+    Ok(SqliteReading { plan, jobs, portions, replaced })
 }
 
 fn version(file: &File, database: &Database) -> Result<i64> {
@@ -207,6 +212,7 @@ struct Reader {
     resolved: Resolved,
     window: Window,
     now: i64,
+    replaced: Replaced,
 }
 
 impl Reader {
@@ -219,6 +225,7 @@ impl Reader {
             self.resolved.columns.clone(),
             self.resolved.plan.schema.clone(),
             self.request.values.out_of_range,
+            Arc::clone(&self.replaced),
             FIRST_ROWS.min(most_rows),
         );
         let checks = self.resolved.checks_cursor(&self.request, &self.window);
@@ -275,6 +282,19 @@ impl Reader {
     }
 }
 
+impl SqliteReading {
+    /// Says, at the end, what the policy replaced.
+    fn note_replaced(&mut self) {
+        for (field, count) in self.plan.schema.fields().iter().zip(self.replaced.iter()) {
+            let count = count.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                let note = format!("{count} values of `{}` were replaced by `out_of_range`", field.name());
+                self.plan.notes.push(note);
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Reading for SqliteReading {
     fn plan(&self) -> &ReadPlan {
@@ -282,7 +302,10 @@ impl Reading for SqliteReading {
     }
 
     async fn next(&mut self) -> Result<Option<Portion>> {
-        let Some(planned) = self.portions.pop_front() else { return Ok(None) };
+        let Some(planned) = self.portions.pop_front() else {
+            self.note_replaced();
+            return Ok(None);
+        };
         let (batches, received) = mpsc::channel(BATCHES_AHEAD);
         // When the thread is gone, the sender in the lost job is too, and the stream says so.
         let _ = self.jobs.send(Job { sql: planned.sql, batches });
