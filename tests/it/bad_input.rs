@@ -131,7 +131,8 @@ async fn a_manifest_list_that_is_cut_short_or_gone() {
     expect![[r#"
         error: the table's metadata is not valid: Failure in conversion with avro (table: public.orders)
         exit 1
-    "#]].assert_eq(&said(&case.pipeline, &case.pg, &names));
+    "#]]
+    .assert_eq(&said(&case.pipeline, &case.pg, &names));
     fs::remove_file(&list).unwrap();
     expect![[r#"
         error: cannot read a file: a file is missing (file: file://HERE/lake/public/orders/metadata/LIST, table: public.orders)
@@ -191,29 +192,41 @@ async fn rights_that_are_missing() {
     };
 
     let unread = Pipeline::new(&lowly(&case.source), &case.target.url(), &[STREAM]);
-    check(&unread, expect![[r#"
+    check(
+        &unread,
+        expect![[r#"
         error: permission denied for table orders (sqlstate: 42501)
         hint: run `GRANT SELECT ON orders TO <user>` (a target needs INSERT, UPDATE, DELETE too)
         exit 1
-    "#]]);
+    "#]],
+    );
     case.source.run(&format!("grant select (id, updated_at) on orders to {role}")).await;
-    check(&unread, expect![[r#"
+    check(
+        &unread,
+        expect![[r#"
         error: permission denied for table orders (sqlstate: 42501)
         hint: run `GRANT SELECT ON orders TO <user>` (a target needs INSERT, UPDATE, DELETE too)
         exit 1
-    "#]]);
+    "#]],
+    );
     let unwritten = Pipeline::new(&case.source.url(), &lowly(&case.target), &[STREAM]);
-    check(&unwritten, expect![[r#"
+    check(
+        &unwritten,
+        expect![[r#"
         error: permission denied for schema public (sqlstate: 42501, table: public.orders, connection: dwh)
         hint: run `GRANT USAGE ON SCHEMA public TO <user>` (a target needs CREATE too)
         exit 1
-    "#]]);
+    "#]],
+    );
     let staging = ["public.orders: { cursor: updated_at, target: dwh.staging }"];
-    check(&Pipeline::new(&case.source.url(), &lowly(&case.target), &staging), expect![[r#"
+    check(
+        &Pipeline::new(&case.source.url(), &lowly(&case.target), &staging),
+        expect![[r#"
         error: the schema does not exist, and this user may not create it (table: staging.orders, connection: dwh)
         hint: run `CREATE SCHEMA "staging"` and grant CREATE on it
         exit 1
-    "#]]);
+    "#]],
+    );
 
     case.source.run(&format!("grant select on orders to {role}")).await;
     let database = case.target.name();
@@ -235,44 +248,84 @@ async fn a_wrong_address_or_column() {
     let check = |from: &str, to: &str, stream: &str, expected: Expect| {
         expected.assert_eq(&said(&Pipeline::new(from, to, &[stream]), &case.pg, &case.names()));
     };
-    check(&from.replace(fixture::PASSWORD, "wr0ng-password"), &to, STREAM, expect![[r#"
+    check(
+        &from.replace(fixture::PASSWORD, "wr0ng-password"),
+        &to,
+        STREAM,
+        expect![[r#"
         error: password authentication failed for user "frazil" (sqlstate: 28P01, connection: shop, host: 127.0.0.1:PORT)
         hint: check user and password of the connection
         exit 1
-    "#]]);
-    check(&from, &to.replace(fixture::PASSWORD, "wr0ng-password"), STREAM, expect![[r#"
+    "#]],
+    );
+    check(
+        &from,
+        &to.replace(fixture::PASSWORD, "wr0ng-password"),
+        STREAM,
+        expect![[r#"
         error: password authentication failed for user "frazil" (sqlstate: 28P01, connection: dwh, host: 127.0.0.1:PORT)
         hint: check user and password of the connection
         exit 1
-    "#]]);
-    check(&from.replace("127.0.0.1", "no-such-host.invalid"), &to, STREAM, expect![[r#"
+    "#]],
+    );
+    check(
+        &from.replace("127.0.0.1", "no-such-host.invalid"),
+        &to,
+        STREAM,
+        expect![[r#"
         error: the host is not known (connection: shop, host: no-such-host.invalid:PORT)
         hint: check its name in the connection's URL (failed to lookup address information: Name or service not known)
         exit 2
-    "#]]);
-    check(&from.replace(case.source.name(), "no_such_database"), &to, STREAM, expect![[r#"
+    "#]],
+    );
+    check(
+        &from.replace(case.source.name(), "no_such_database"),
+        &to,
+        STREAM,
+        expect![[r#"
         error: database "no_such_database" does not exist (sqlstate: 3D000, connection: shop, host: 127.0.0.1:PORT)
         hint: check the database name at the end of the URL
         exit 2
-    "#]]);
-    check(&from, &to, "public.orders: { cursor: updated }", expect![[r#"
+    "#]],
+    );
+    check(
+        &from,
+        &to,
+        "public.orders: { cursor: updated }",
+        expect![[r#"
         error: column does not exist (column: updated, table: public.orders)
         hint: did you mean `updated_at`?
         exit 2
-    "#]]);
-    check(&from, &to, "public.order: {}", expect![[r#"
+    "#]],
+    );
+    check(
+        &from,
+        &to,
+        "public.order: {}",
+        expect![[r#"
         error: table does not exist (table: public.order)
         hint: did you mean `public.orders`?
         exit 2
-    "#]]);
-    check(&from, &to, "public.orders: { cursor: note }", expect![[r#"
+    "#]],
+    );
+    check(
+        &from,
+        &to,
+        "public.orders: { cursor: note }",
+        expect![[r#"
         error: a column of type text cannot be a cursor (column: note, table: public.orders)
         hint: candidates are `id`, `updated_at`
         exit 2
-    "#]]);
-    check(&from, &to, "public.orders: { primary_key: [nr] }", expect![[r#"
+    "#]],
+    );
+    check(
+        &from,
+        &to,
+        "public.orders: { primary_key: [nr] }",
+        expect![[r#"
         error: key column does not exist (table: public.orders, column: nr)
         hint: set `primary_key` to columns of the table, and list them in `columns` too
         exit 2
-    "#]]);
+    "#]],
+    );
 }

@@ -15,7 +15,7 @@ use super::choose::choose;
 use super::discover::{self, Relation};
 use super::read::PostgresReading;
 use super::rows::{Pool, lock};
-use super::window::{self, Stage};
+use super::window::{self, Prepared, Stage};
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{POSTGRES, counting};
@@ -55,14 +55,14 @@ impl Source for PostgresSource {
 
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let session = self.session().await?;
-        let prepared = window::prepare(&session, request, Stage::Plan).await?;
+        let prepared = self.prepare(&session, request, Stage::Plan).await?;
         self.rest(session);
         Ok(prepared.plan)
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
         let session = self.session().await?;
-        let prepared = window::prepare(&session, &request, Stage::Read).await?;
+        let prepared = self.prepare(&session, &request, Stage::Read).await?;
         Ok(Box::new(PostgresReading {
             plan: prepared.plan,
             connection: self.connection.clone(),
@@ -141,6 +141,13 @@ async fn findings(session: &Session, relation: &Relation, request: &ReadRequest)
 }
 
 impl PostgresSource {
+    /// Decides a read; what goes wrong says where.
+    async fn prepare(&self, session: &Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
+        let prepared = window::prepare(session, request, stage).await;
+        prepared
+            .map_err(|error| error.with("table", &request.table).with("connection", self.connection.name()))
+    }
+
     async fn session(&self) -> Result<Session> {
         loop {
             let Some(session) = lock(&self.idle).pop() else { break };

@@ -148,10 +148,13 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<TableMetadata> {
     let head: Head = serde_json::from_slice(bytes).map_err(|source| damaged().because(source))?;
     let ours = head.properties.get(FORMAT_PROPERTY).map_or(Some(0), |format| format.parse::<u32>().ok());
     if head.format_version > ICEBERG_FORMAT || ours.is_none_or(|format| format > FORMAT) {
-        return Err(Error::new(ErrorKind::Unsupported, "the table was written by a newer version")
+        let error = Error::new(ErrorKind::Unsupported, "the table was written by a newer version")
             .with("file", file)
-            .with("format", head.format_version)
-            .hint("upgrade frazil; nothing was changed"));
+            .hint("upgrade frazil; nothing was changed");
+        return Err(match head.properties.get(FORMAT_PROPERTY) {
+            Some(format) if head.format_version <= ICEBERG_FORMAT => error.with(FORMAT_PROPERTY, format),
+            _ => error.with("format-version", head.format_version),
+        });
     }
     serde_json::from_slice(bytes).map_err(|source| damaged().because(source))
 }

@@ -7,6 +7,9 @@ use object_store::client::HttpError;
 
 use crate::error::{Error, ErrorKind};
 
+/// What helps a table that lost a file. Its other snapshots may not need it.
+const RESTORE: &str = "restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it";
+
 /// What a user can do about a store that said no. `action` is a verb phrase: "read a file".
 pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_store::Error) -> Error {
     use object_store::Error as E;
@@ -18,7 +21,7 @@ pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_stor
         {
             (ErrorKind::Config, "the bucket does not exist", Some("create it, or correct the warehouse"))
         }
-        E::NotFound { .. } => (ErrorKind::Corrupt, "a file is missing", None),
+        E::NotFound { .. } => (ErrorKind::Corrupt, "a file is missing", Some(RESTORE)),
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => (
             ErrorKind::Permission,
             "the store refused access",
@@ -113,7 +116,9 @@ pub(in crate::lake) fn iceberg_error(source: iceberg::Error) -> Error {
         K::DataInvalid => (ErrorKind::Corrupt, "the table's metadata is not valid"),
         _ => (ErrorKind::Internal, "iceberg failed"),
     };
-    Error::new(kind, format!("{message}: {}", source.message())).because(source)
+    let error = Error::new(kind, format!("{message}: {}", source.message()));
+    let error = if kind == ErrorKind::Corrupt { error.hint(RESTORE) } else { error };
+    error.because(source)
 }
 
 /// An error without what caused it.
