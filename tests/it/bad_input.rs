@@ -95,7 +95,7 @@ async fn metadata_that_is_damaged_or_of_a_newer_version() {
     assert_ne!(unknown, good);
     fs::write(&file, unknown).unwrap();
     case.says(expect![[r#"
-        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, format: 9, table: public.orders)
+        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, format-version: 9, table: public.orders)
         hint: upgrade frazil; nothing was changed
         exit 1
     "#]]);
@@ -103,7 +103,7 @@ async fn metadata_that_is_damaged_or_of_a_newer_version() {
     assert_ne!(newer, good);
     fs::write(&file, newer).unwrap();
     case.says(expect![[r#"
-        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, format: 2, table: public.orders)
+        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, frazil.format: 99, table: public.orders)
         hint: upgrade frazil; nothing was changed
         exit 1
     "#]]);
@@ -130,12 +130,14 @@ async fn a_manifest_list_that_is_cut_short_or_gone() {
     fs::write(&list, &good[..good.len() / 2]).unwrap();
     expect![[r#"
         error: the table's metadata is not valid: Failure in conversion with avro (table: public.orders)
+        hint: restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it
         exit 1
     "#]]
     .assert_eq(&said(&case.pipeline, &case.pg, &names));
     fs::remove_file(&list).unwrap();
     expect![[r#"
         error: cannot read a file: a file is missing (file: file://HERE/lake/public/orders/metadata/LIST, table: public.orders)
+        hint: restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it
         exit 1
     "#]].assert_eq(&said(&case.pipeline, &case.pg, &names));
     fs::write(&list, good).unwrap();
@@ -195,7 +197,7 @@ async fn rights_that_are_missing() {
     check(
         &unread,
         expect![[r#"
-        error: permission denied for table orders (sqlstate: 42501)
+        error: permission denied for table orders (sqlstate: 42501, table: public.orders, connection: shop)
         hint: run `GRANT SELECT ON orders TO <user>` (a target needs INSERT, UPDATE, DELETE too)
         exit 1
     "#]],
@@ -204,7 +206,7 @@ async fn rights_that_are_missing() {
     check(
         &unread,
         expect![[r#"
-        error: permission denied for table orders (sqlstate: 42501)
+        error: permission denied for table orders (sqlstate: 42501, table: public.orders, connection: shop)
         hint: run `GRANT SELECT ON orders TO <user>` (a target needs INSERT, UPDATE, DELETE too)
         exit 1
     "#]],
@@ -293,7 +295,7 @@ async fn a_wrong_address_or_column() {
         &to,
         "public.orders: { cursor: updated }",
         expect![[r#"
-        error: column does not exist (column: updated, table: public.orders)
+        error: column does not exist (column: updated, table: public.orders, connection: shop)
         hint: did you mean `updated_at`?
         exit 2
     "#]],
@@ -313,7 +315,7 @@ async fn a_wrong_address_or_column() {
         &to,
         "public.orders: { cursor: note }",
         expect![[r#"
-        error: a column of type text cannot be a cursor (column: note, table: public.orders)
+        error: a column of type text cannot be a cursor (column: note, table: public.orders, connection: shop)
         hint: candidates are `id`, `updated_at`
         exit 2
     "#]],

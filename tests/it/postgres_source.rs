@@ -241,7 +241,9 @@ async fn scalars_travel_exactly() {
     check("point", &["'(1,2)'"], expect![["Utf8: (1,2)"]]).await;
     check("int4range", &["'[1,5)'"], expect![["Utf8: [1,5)"]]).await;
     check("int4multirange", &["'{[1,5)}'"], expect![["Utf8: {[1,5)}"]]).await;
-    check("xml", &["'<a>1</a>'"], expect![["Utf8: <a>1</a>"]]).await;
+    if db.allows("select '<a/>'::xml").await {
+        check("xml", &["'<a>1</a>'"], expect![["Utf8: <a>1</a>"]]).await;
+    }
 }
 
 /// Trailing blanks are cut off by the comparison.

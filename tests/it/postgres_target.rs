@@ -126,7 +126,7 @@ async fn rows_are_inserted_updated_and_deleted_by_key() {
     check(&db, PEOPLE, expect!["1 | ann\n2 | bob\n3 | ∅"]).await;
     check(
         &db,
-        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'people'::regclass",
+        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'people'::regclass and contype = 'p'",
         expect!["PRIMARY KEY (id)"],
     )
     .await;
@@ -725,7 +725,11 @@ async fn every_type_arrives_as_it_was() {
         .batch_execute("set intervalstyle = iso_8601; set timezone = 'UTC'; set lc_monetary = 'C'")
         .await
         .unwrap();
+    let knows_xml = db.allows("select '<a/>'::xml").await;
     for (number, (source_type, values, literals)) in cases.into_iter().enumerate() {
+        if source_type == "xml" && !knows_xml {
+            continue;
+        }
         let rows = values.len();
         let table = TargetTable {
             id: TableId::new("public", format!("t{number}")),
