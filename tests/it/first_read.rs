@@ -1,6 +1,7 @@
 //! First reads of many portions, through the program: killed, cut off, stopped; each time the next run
 //! goes on where the last commit was, and in the end nothing is missing and nothing is there twice.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,24 @@ async fn rows_read(source: &Database) -> u64 {
     source.text(sql).await.parse().unwrap()
 }
 
+/// Waits until a run that was just started has committed so many portions.
+async fn committed(pipeline: &Pipeline, table: &str, portions: usize) {
+    let folder = PathBuf::from(pipeline.location("public", table)).join("metadata");
+    let versions = || {
+        std::fs::read_dir(&folder).map_or(0, |files| {
+            files
+                .flatten()
+                .filter(|file| file.file_name().to_string_lossy().ends_with(".metadata.json"))
+                .count()
+        })
+    };
+    let (before, started) = (versions(), Instant::now());
+    while versions() < before + portions {
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing is committed");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Whether a run said that it went on with the work of another.
 fn went_on(said: &str) -> bool {
     said.contains("the first read goes on")
@@ -54,30 +73,24 @@ async fn killed_again_and_again(name: &str, stream: &str, table: &str, most_rows
     seed(&source).await;
     let pipeline = Pipeline::new(&source.url(), &target.url(), &[stream]);
     let already = rows_read(&source).await;
-    let mut kills = 0;
-    // Lives that differ: some end in the middle of the first portion, some after several commits.
-    for life in [900, 400, 1500, 700, 1200, 2000] {
+    // Some end before anything is committed, some after a few portions; and then at any moment.
+    let lives = [(0, 250), (2, 0), (3, 35), (1, 70), (4, 15), (2, 50)];
+    for (kill, (portions, millis)) in (1..).zip(lives) {
         let mut child = pipeline.start(&["sync"]);
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_millis(life) && child.try_wait().unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        if child.try_wait().unwrap().is_some() {
-            break;
-        }
+        committed(&pipeline, table, portions).await;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        assert!(child.try_wait().unwrap().is_none(), "it was done before it could be killed");
         child.kill().unwrap();
         child.wait().unwrap();
-        kills += 1;
-        touch(&source, kills).await;
+        touch(&source, kill).await;
     }
-    assert!(kills >= 3, "the machine is too fast for this test: {kills} kills");
     let ran = pipeline.ok(&["run", "--output", "json"]);
     assert!(went_on(&ran.stdout), "it started over: {ran:?}");
     // The server may have sent more than was taken; far from all of it once more.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let read = rows_read(&source).await - already;
-    assert!(read < most_rows, "{read} rows were read for {ROWS}, with {kills} kills");
-    eprintln!("{kills} kills, {read} rows read for {ROWS}");
+    assert!(read < most_rows, "{read} rows were read for {ROWS}, with {} kills", lives.len());
+    eprintln!("{} kills, {read} rows read for {ROWS}", lives.len());
 
     let query = format!("select * from {table}");
     assert_same(&source, &target, &query).await;
@@ -154,7 +167,7 @@ async fn asked_to_stop_it_stops_between_two_portions() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    committed(&pipeline, "orders", 3).await;
     let asked = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(asked.success());
     let ran = fixture::ran(child.wait_with_output().unwrap());
