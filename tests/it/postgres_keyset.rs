@@ -89,7 +89,7 @@ async fn views_are_read_by_the_key_that_is_named() {
     .await;
     let request = ReadRequest {
         key: vec!["tenant".into(), "code".into()],
-        portion_bytes: 1 << 20,
+        portion_bytes: 200 << 10,
         parallel: 3,
         ..request("public.v")
     };
@@ -169,7 +169,7 @@ async fn every_type_of_key_makes_bounds() {
         db.run("vacuum analyze t").await;
         let request = ReadRequest {
             change: ChangeDetection::Full,
-            portion_bytes: 70 << 10,
+            portion_bytes: 30 << 10,
             columns: Some(vec!["id".into()]),
             ..request("public.t")
         };

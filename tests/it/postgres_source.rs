@@ -394,7 +394,7 @@ async fn what_has_no_place_follows_the_policy() {
         &["1"],
         refuse,
         expect![
-            "config: a numeric column declares no precision up to 38 digits (column: v, table: public.t)"
+            "config: a numeric column declares no precision up to 38 digits (column: v, table: public.t, connection: shop)"
         ],
     )
     .await;
