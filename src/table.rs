@@ -16,6 +16,10 @@ pub const SOURCE_TYPE: &str = "frazil:source-type";
 /// (Postgres `attnum`, SQL Server `column_id`).
 pub const SOURCE_COLUMN_ID: &str = "frazil:source-column-id";
 
+/// Arrow field metadata, in both directions: what rows that were there before have in a column that was
+/// added, as text (`5`, `1.50`, `2020-01-01T10:00:00+00:00`). Absent where they have NULL.
+pub const ADDED_DEFAULT: &str = "frazil:added-default";
+
 /// Last column of a batch whose rows carry their own operation: `Int8`, the values of
 /// [`Op`](crate::delta::Op).
 pub const OP_COLUMN: &str = "_op";

@@ -96,6 +96,8 @@ pub struct Wanted {
     pub data_type: String,
     /// Whether the source promises a value in every row.
     pub not_null: bool,
+    /// What rows that are there get when the column is added; NULL where nothing is said.
+    pub added_default: Option<String>,
 }
 
 /// A column that is there.
@@ -149,7 +151,11 @@ pub fn reshape(
         let name = dialect.ident(&column.name);
         let Some(there) = present.iter().find(|there| there.name == column.name) else {
             // Rows that are there have no value for it, so that it cannot be NOT NULL.
-            statements.push(format!("{alter} ADD COLUMN {name} {}", column.data_type));
+            let mut statement = format!("{alter} ADD COLUMN {name} {}", column.data_type);
+            if let Some(text) = &column.added_default {
+                statement.push_str(&format!(" DEFAULT '{}'", text.replace('\'', "''")));
+            }
+            statements.push(statement);
             continue;
         };
         if there.generated {
@@ -232,7 +238,12 @@ mod tests {
     fn check(ours: bool, wanted: &str, present: &str, expected: Expect) {
         let wanted: Vec<_> = columns(wanted)
             .into_iter()
-            .map(|(name, data_type, flags)| Wanted { name, data_type, not_null: flags.contains('!') })
+            .map(|(name, data_type, flags)| Wanted {
+                name,
+                data_type,
+                not_null: flags.contains('!'),
+                added_default: flags.contains('=').then(|| "it's".to_owned()),
+            })
             .collect();
         let present: Vec<_> = columns(present)
             .into_iter()
@@ -267,8 +278,8 @@ mod tests {
     #[test]
     fn a_table_is_created_with_its_key() {
         let columns = [
-            Wanted { name: "Id".into(), data_type: "bigint".into(), not_null: true },
-            Wanted { name: "order".into(), data_type: "text".into(), not_null: false },
+            Wanted { name: "Id".into(), data_type: "bigint".into(), not_null: true, added_default: None },
+            Wanted { name: "order".into(), data_type: "text".into(), not_null: false, added_default: None },
         ];
         expect![[r#"
             CREATE TABLE "orders" (
@@ -293,12 +304,13 @@ mod tests {
     fn missing_columns_are_added_and_our_own_are_widened() {
         check(
             true,
-            "id bigint !\nname text\nnew text !",
+            "id bigint !\nname text\nnew text !\nfilled text =",
             "id int !\nname text !\nold text !",
             expect![[r#"
                 ALTER TABLE "s"."T" ALTER COLUMN "id" TYPE bigint
                 ALTER TABLE "s"."T" ALTER COLUMN "name" DROP NOT NULL
                 ALTER TABLE "s"."T" ADD COLUMN "new" text
+                ALTER TABLE "s"."T" ADD COLUMN "filled" text DEFAULT 'it''s'
                 ALTER TABLE "s"."T" ALTER COLUMN "old" DROP NOT NULL"#]],
         );
     }

@@ -7,14 +7,16 @@
 //! ```
 //!
 //! A manifest says where in the file a blob lies, so that a reader fetches that range and nothing
-//! else. The vectors of one commit share one file.
+//! else. Other engines put many vectors into one file, and so they are read; ours have a file each,
+//! since there are readers that take one vector of a shared file for another.
 //!
 //! What always holds: a blob whose checksum, length or number of rows is not what was promised is an
 //! error, never fewer hidden rows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Struct};
 use object_store::{ObjectStoreExt, PutPayload};
 use roaring::RoaringTreemap;
@@ -36,6 +38,8 @@ const WORD: usize = 4;
 const BLOB_TYPE: &str = "deletion-vector-v1";
 /// The reserved field id of a row's position, of which a vector is made.
 const POSITION_FIELD: i32 = 2_147_483_645;
+/// Files that are written at once: they are small, latency dominates.
+const WRITES_AT_ONCE: usize = 16;
 /// What is written of a blob whose snapshot is not known yet, as the specification wants it.
 const INHERITED: i64 = -1;
 
@@ -49,54 +53,39 @@ pub(super) struct Vector {
     pub(super) positions: RoaringTreemap,
 }
 
-/// Writes vectors into one new file.
+/// Writes each vector into a new file of its own.
 pub(super) async fn write(table: &LakeTable, vectors: Vec<Vector>) -> Result<Vec<WrittenFile>> {
-    if vectors.is_empty() {
-        return Ok(Vec::new());
-    }
+    let writes: Vec<_> = vectors.into_iter().map(|vector| write_one(table, vector)).collect();
+    futures::stream::iter(writes).buffered(WRITES_AT_ONCE).try_collect().await
+}
+
+async fn write_one(table: &LakeTable, vector: Vector) -> Result<WrittenFile> {
     let location = format!("{}/data/{}-deletes.puffin", table.location(), Uuid::new_v4());
     let (store, place) = table.stores.resolve(&location)?;
-    let mut parts = vec![Bytes::from_static(PUFFIN)];
-    let mut size = PUFFIN.len() as u64;
-    let mut blobs = Vec::with_capacity(vectors.len());
-    for vector in &vectors {
-        let blob = encode(&vector.positions)?;
-        blobs.push(Blob {
-            kind: BLOB_TYPE,
-            fields: [POSITION_FIELD],
-            snapshot_id: INHERITED,
-            sequence_number: INHERITED,
-            offset: size,
-            length: blob.len() as u64,
-            properties: HashMap::from([
-                ("referenced-data-file", vector.path.clone()),
-                ("cardinality", vector.positions.len().to_string()),
-            ]),
-        });
-        size += blob.len() as u64;
-        parts.push(blob.into());
-    }
-    let places: Vec<(u64, u64)> = blobs.iter().map(|blob| (blob.offset, blob.length)).collect();
-    let footer = footer(blobs)?;
-    size += footer.len() as u64;
-    parts.push(footer.into());
+    let (offset, blob) = (PUFFIN.len() as u64, encode(&vector.positions)?);
+    let length = blob.len() as u64;
+    let footer = footer(Blob {
+        kind: BLOB_TYPE,
+        fields: [POSITION_FIELD],
+        snapshot_id: INHERITED,
+        sequence_number: INHERITED,
+        offset,
+        length,
+        properties: BTreeMap::from([
+            ("cardinality", vector.positions.len().to_string()),
+            ("referenced-data-file", vector.path.clone()),
+        ]),
+    })?;
+    let size = offset + length + footer.len() as u64;
+    let parts = [Bytes::from_static(PUFFIN), blob.into(), footer.into()];
     store
         .put(&place, PutPayload::from_iter(parts))
         .await
-        .map_err(|source| store_error("write deletion vectors", &location, source))?;
-    vectors
-        .into_iter()
-        .zip(places)
-        .map(|(vector, (offset, length))| describe(&location, size, vector, offset, length))
-        .collect()
-}
-
-/// A vector as it will stand in a manifest.
-fn describe(location: &str, size: u64, vector: Vector, offset: u64, length: u64) -> Result<WrittenFile> {
+        .map_err(|source| store_error("write a deletion vector", &location, source))?;
     let spec_id = vector.spec_id;
     let file = DataFileBuilder::default()
         .content(DataContentType::PositionDeletes)
-        .file_path(location.to_owned())
+        .file_path(location)
         .file_format(DataFileFormat::Puffin)
         .partition(vector.partition)
         .partition_spec_id(spec_id)
@@ -185,20 +174,21 @@ struct Blob {
     sequence_number: i64,
     offset: u64,
     length: u64,
-    properties: HashMap<&'static str, String>,
+    properties: BTreeMap<&'static str, String>,
 }
 
 #[derive(Serialize)]
 struct Footer {
-    blobs: Vec<Blob>,
-    properties: HashMap<&'static str, &'static str>,
+    blobs: [Blob; 1],
+    properties: BTreeMap<&'static str, &'static str>,
 }
 
-fn footer(blobs: Vec<Blob>) -> Result<Vec<u8>> {
-    let properties = HashMap::from([("created-by", concat!("frazil ", env!("CARGO_PKG_VERSION")))]);
-    let payload = serde_json::to_vec(&Footer { blobs, properties }).expect("text and numbers are JSON");
+fn footer(blob: Blob) -> Result<Vec<u8>> {
+    let properties = BTreeMap::from([("created-by", concat!("frazil ", env!("CARGO_PKG_VERSION")))]);
+    let footer = Footer { blobs: [blob], properties };
+    let payload = serde_json::to_vec(&footer).expect("text and numbers are JSON");
     let length = u32::try_from(payload.len()).map_err(|source| {
-        Error::new(ErrorKind::Unsupported, "a commit hides rows of too many files").because(source)
+        Error::new(ErrorKind::Internal, "the path of a data file has more than 4 GB").because(source)
     })?;
     let mut footer = PUFFIN.to_vec();
     footer.extend(payload);
@@ -236,7 +226,7 @@ mod tests {
 
     fn positions() -> impl Strategy<Value = RoaringTreemap> {
         let some = prop::collection::vec(0u64..1 << 34, 1..200);
-        let run = (0u64..1 << 33, 1u64..100_000).prop_map(|(start, length)| (start..start + length));
+        let run = (0u64..1 << 33, 1u64..100_000).prop_map(|(start, length)| start..start + length);
         (some, prop::option::of(run)).prop_map(|(some, run)| {
             let mut all: RoaringTreemap = some.into_iter().collect();
             if let Some(run) = run {

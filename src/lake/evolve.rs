@@ -19,9 +19,10 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema as IcebergSchema, Type};
 use iceberg::{TableRequirement, TableUpdate};
 
-use super::LakeTable;
+use super::format_version::{is_v3, refuse_newer_types};
 use super::schema::{COLUMN_PROPERTY, Ids, column_property, iceberg_field, kept_metadata};
 use super::storage::iceberg_error;
+use super::{LakeTable, defaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::SOURCE_COLUMN_ID;
 
@@ -33,7 +34,7 @@ impl LakeTable {
     /// sentences. [`Schema`](ErrorKind::Schema) when a change would lose something.
     pub async fn evolve(&mut self, schema: &SchemaRef) -> Result<Vec<String>> {
         let metadata = self.table.metadata();
-        let evolved = evolve(
+        let mut evolved = evolve(
             metadata.current_schema(),
             metadata.properties(),
             metadata.last_column_id(),
@@ -42,8 +43,13 @@ impl LakeTable {
         )
         .map_err(|error| error.with("table", &self.id))?;
         let mut updates = Vec::new();
-        if let Some(schema) = evolved.schema {
-            updates.push(TableUpdate::AddSchema { schema });
+        if let Some(mut made) = evolved.schema {
+            if is_v3(metadata) {
+                let last_id = metadata.last_column_id();
+                made = defaults::of_new_columns(made, last_id, schema, &mut evolved.notes)?;
+            }
+            refuse_newer_types(&made, self.format_version())?;
+            updates.push(TableUpdate::AddSchema { schema: made });
             // The one that was just added.
             updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
         }
@@ -218,6 +224,9 @@ fn widened(current: &Type, incoming: &Type) -> Option<Type> {
             (current, incoming) if current == incoming => current.clone(),
             (P::Int | P::Long, P::Int | P::Long) => P::Long,
             (P::Float | P::Double, P::Float | P::Double) => P::Double,
+            // Nothing becomes nanoseconds, but they hold all that comes.
+            (P::TimestampNs, P::Timestamp) => P::TimestampNs,
+            (P::TimestamptzNs, P::Timestamptz) => P::TimestamptzNs,
             (P::Decimal { precision: p, scale: s }, P::Decimal { precision, scale }) if s == scale => {
                 P::Decimal { precision: *p.max(precision), scale: *scale }
             }

@@ -17,6 +17,7 @@ pub mod catalog;
 mod commit;
 mod conform;
 mod data_file;
+mod defaults;
 mod deletes;
 mod deletion_vectors;
 mod delta;

@@ -28,7 +28,9 @@ use iceberg::spec::{
 };
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
+use super::defaults;
 use crate::error::{Error, ErrorKind, Result};
+use crate::table::ADDED_DEFAULT;
 
 /// Arrow's mark of a canonical extension type.
 pub(super) const EXTENSION_NAME: &str = "ARROW:extension:name";
@@ -201,7 +203,8 @@ pub(super) fn column_property(field: &Field) -> Option<String> {
 }
 
 fn is_kept(name: &str) -> bool {
-    name.starts_with("frazil:") || name.starts_with("ARROW:extension:")
+    // The schema itself keeps defaults.
+    name.starts_with("frazil:") && name != ADDED_DEFAULT || name.starts_with("ARROW:extension:")
 }
 
 /// The metadata that was kept for a column.
@@ -218,6 +221,7 @@ pub(super) fn to_arrow(schema: &IcebergSchema, properties: &HashMap<String, Stri
         if matches!(*field.field_type, Type::Primitive(PrimitiveType::Uuid)) {
             metadata.insert(EXTENSION_NAME.to_owned(), UUID_EXTENSION.to_owned());
         }
+        metadata.extend(defaults::text(field).map(|text| (ADDED_DEFAULT.to_owned(), text)));
         arrow_field(field, false).with_metadata(metadata)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))

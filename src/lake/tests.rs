@@ -1,6 +1,8 @@
 //! A table's history, written by our writer and by hand where we do not write such snapshots
 //! ourselves, and what readers and deltas make of it.
 
+mod v3;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -677,7 +679,7 @@ async fn a_wrong_statement_says_what_is_right() {
         config: there is no table `s.tt` in the lake
           hint: did you mean `s.t`?
         config: there is no metadata table `foles` (table: s.t)
-          hint: there are `$snapshots`, `$history` and `$files`
+          hint: there are `$snapshots`, `$history`, `$refs`, `$files`, `$manifests`, `$partitions` and `$rows`
         config: the table has no such snapshot (table: s.t, snapshot: 7)
           hint: the newest is 42; `frazil snapshots s.t` lists all
         config: the table had no rows to read at that time (table: s.t, time: 1999-01-01T00:00:00+00:00)

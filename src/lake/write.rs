@@ -9,7 +9,7 @@
 //! core. What a writer holds is one row group's worth of encoded rows over all its open files, the
 //! parts on their way to the store, and the batch in hand.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -18,7 +18,9 @@ use uuid::Uuid;
 
 use super::conform::Conform;
 use super::data_file::{Layout, OpenFile};
+use super::format_version::is_v3;
 use super::partition::Splitter;
+use super::row_lineage::with_lineage;
 use super::storage::Stores;
 use super::{LakeTable, TableMode, schema};
 use crate::error::Result;
@@ -165,10 +167,8 @@ impl TableWriter {
 /// Deletes files that will not be committed, as far as that works: orphans do no harm.
 pub(super) async fn discard(stores: &Stores, files: &[WrittenFile]) {
     use object_store::ObjectStoreExt;
-    // Deletion vectors share a file.
-    let locations: HashSet<&str> = files.iter().map(|written| written.file.file_path()).collect();
-    for location in locations {
-        if let Ok((store, path)) = stores.resolve(location)
+    for written in files {
+        if let Ok((store, path)) = stores.resolve(written.file.file_path())
             && let Err(error) = store.delete(&path).await
         {
             tracing::debug!(%error, "a file without use was not deleted");
@@ -194,5 +194,16 @@ impl LakeTable {
             batches: 0,
             row_group_bytes: budget.row_group_bytes(),
         })
+    }
+
+    /// The same, for rows that are moved from other files: of a table in format version 3 they bring
+    /// `_row_id` and `_last_updated_sequence_number` with them, which are written down.
+    pub fn rewriter(&self, budget: Budget) -> Result<TableWriter> {
+        let writer = self.writer(budget)?;
+        if !is_v3(self.table.metadata()) {
+            return Ok(writer);
+        }
+        let columns = schema::to_file_schema(self.table.metadata().current_schema());
+        Ok(TableWriter { conform: Conform::new(with_lineage(&columns)?), ..writer })
     }
 }

@@ -1,5 +1,5 @@
 //! Metadata as tables: `t$snapshots`, `t$history`, `t$refs`, and of one snapshot `t$files`,
-//! `t$manifests`, `t$partitions`.
+//! `t$manifests`, `t$partitions`, and `t$rows`: the rows with their ids.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,10 @@ pub(super) async fn table(
         "files" => files(&table.files(at).await?),
         "manifests" => manifests(&table.manifests(at).await?),
         "partitions" => partitions(&table.partitions(at).await?),
+        "rows" => table.provider_with_lineage(at).await,
         _ => Err(Error::new(ErrorKind::Config, format!("there is no metadata table `{what}`"))
             .with("table", table.id())
-            .hint("there are `$snapshots`, `$history`, `$refs`, `$files`, `$manifests` and `$partitions`")),
+            .hint("there are `$snapshots`, `$history`, `$refs`, `$files`, `$manifests`, `$partitions` and `$rows`")),
     }
 }
 

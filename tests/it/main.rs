@@ -12,6 +12,7 @@ mod docs;
 mod faults;
 mod first_read;
 mod fixture;
+mod format_v3;
 mod lake_catalog;
 mod lake_commit;
 mod lake_deletes;

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -16,8 +16,8 @@ use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ValuePolicy;
 use crate::table::{
-    ColumnDescription, CursorCandidate, Fidelity, KeyDescription, SOURCE_COLUMN_ID, SOURCE_TYPE,
-    TableDescription, TableId, TableKind,
+    ADDED_DEFAULT, ColumnDescription, CursorCandidate, Fidelity, KeyDescription, SOURCE_COLUMN_ID,
+    SOURCE_TYPE, TableDescription, TableId, TableKind,
 };
 
 /// Bytes of a heap row beside its columns, for estimates without statistics.
@@ -71,6 +71,8 @@ pub(super) struct Column {
     pub(super) generated: bool,
     pub(super) identity: bool,
     pub(super) indexed: bool,
+    /// What rows have that were there before the column was added, as JSON writes it.
+    pub(super) added_default: Option<String>,
 }
 
 impl Relation {
@@ -96,8 +98,24 @@ impl Relation {
         if conversion.codec == super::decode::Codec::Uuid {
             metadata.insert("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned());
         }
-        let field = Field::new(&column.name, conversion.codec.data_type(), nullable).with_metadata(metadata);
+        let data_type = conversion.codec.data_type();
+        if let Some(text) = &column.added_default
+            && self.writes_alike(column, &data_type)
+        {
+            metadata.insert(ADDED_DEFAULT.to_owned(), text.clone());
+        }
+        let field = Field::new(&column.name, data_type, nullable).with_metadata(metadata);
         Ok((conversion, field))
+    }
+
+    /// Whether a value in JSON says what it is as a value of the Arrow type.
+    fn writes_alike(&self, column: &Column, travels_as: &DataType) -> bool {
+        match self.types.base_name(column.of) {
+            "bool" | "int2" | "int4" | "int8" | "float4" | "float8" | "numeric" | "date" | "time"
+            | "timestamp" | "timestamptz" | "uuid" => *travels_as != DataType::Utf8,
+            "text" | "varchar" => *travels_as == DataType::Utf8,
+            _ => false,
+        }
     }
 
     /// How well a column would do as a cursor.
@@ -338,7 +356,8 @@ ORDER BY rel.schema COLLATE \"C\", rel.name COLLATE \"C\"";
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attndims::int4,
        format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
-       a.attidentity <> '' OR coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false)
+       a.attidentity <> '' OR coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false),
+       to_json(a)->'attmissingval'->>0
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum";
@@ -428,6 +447,7 @@ fn column(row: &Row, leading: &HashSet<(u32, i16)>, relation: u32) -> Column {
         generated: row.get(8),
         identity: row.get(9),
         indexed: leading.contains(&(relation, number)),
+        added_default: row.get(10),
     }
 }
 

@@ -125,6 +125,7 @@ async fn wanted(client: &Client, table: &TargetTable) -> Result<Vec<Wanted>> {
             name: DELETED_AT.to_owned(),
             data_type: "timestamp with time zone".to_owned(),
             not_null: false,
+            added_default: None,
         });
     }
     Ok(wanted)

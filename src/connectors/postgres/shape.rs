@@ -8,7 +8,7 @@ use super::catalog::NamedType;
 use super::encode::carry;
 use crate::connectors::sql::Wanted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::SOURCE_TYPE;
+use crate::table::{ADDED_DEFAULT, SOURCE_TYPE};
 
 /// The prefix of source types that another Postgres understands.
 const PREFIX: &str = "postgres:";
@@ -39,6 +39,7 @@ pub(super) fn wanted(field: &Field, known: &HashMap<String, NamedType>) -> Resul
         name: field.name().clone(),
         data_type: exact.unwrap_or(arrow),
         not_null: !field.is_nullable(),
+        added_default: field.metadata().get(ADDED_DEFAULT).cloned(),
     })
 }
 

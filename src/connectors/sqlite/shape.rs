@@ -1,13 +1,13 @@
 //! The shape of a target table: what is there, what is missing, and whether it keeps values as they are.
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use rusqlite::{Connection as Database, OptionalExtension};
 
 use super::types;
 use crate::clients::sqlite::File;
 use crate::connectors::sql::{self, Present, SQLITE, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::TableId;
+use crate::table::{ADDED_DEFAULT, TableId};
 use crate::target::{Deletes, TargetTable};
 
 /// Where the snapshot that a table shows is recorded.
@@ -102,13 +102,30 @@ fn wanted(table: &TargetTable) -> Vec<Wanted> {
                 name: field.name().clone(),
                 data_type: if is_row_id { "INTEGER".into() } else { types::declare(field) },
                 not_null: table.key.contains(field.name()),
+                added_default: field.metadata().get(ADDED_DEFAULT).and_then(|text| default(field, text)),
             }
         })
         .collect();
     if table.deletes == Deletes::Soft && !table.key.is_empty() {
-        columns.push(Wanted { name: DELETED_AT.into(), data_type: "TIMESTAMP".into(), not_null: false });
+        columns.push(Wanted {
+            name: DELETED_AT.into(),
+            data_type: "TIMESTAMP".into(),
+            not_null: false,
+            added_default: None,
+        });
     }
     columns
+}
+
+/// A default as we would write the value; `None` where SQLite has no such literal.
+fn default(field: &Field, text: &str) -> Option<String> {
+    match field.data_type() {
+        DataType::Boolean => Some(if text == "true" { "1" } else { "0" }.to_owned()),
+        // The column's affinity makes numbers of them.
+        DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64 => Some(text.to_owned()),
+        DataType::Utf8 | DataType::Date32 => Some(text.to_owned()),
+        _ => None,
+    }
 }
 
 /// The columns that are there.

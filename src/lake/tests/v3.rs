@@ -1,0 +1,319 @@
+//! What only format version 3 has: row lineage, damaged deletion vectors, nanoseconds, defaults.
+
+use arrow::array::TimestampNanosecondArray;
+use arrow::datatypes::TimeUnit;
+use datafusion::physical_plan::execute_stream;
+
+use super::super::scan::Scan;
+use super::super::{file_diff, row_lineage};
+use super::*;
+
+/// Of each key: its value, its row's id, and the commit that wrote it last.
+type Lineage = BTreeMap<i64, (Option<i64>, Option<i64>, Option<i64>)>;
+
+impl History {
+    async fn in_version_3(schema: SchemaRef) -> Self {
+        let mut history = Self::with(TableMode::Merge, schema).await;
+        history.table.raise_format(FormatVersion::V3).await.unwrap();
+        history
+    }
+
+    async fn lineage(&self) -> Lineage {
+        let session = self.session();
+        let rows = session.read_table(self.table.provider_with_lineage(None).await.unwrap()).unwrap();
+        let mut lineage = Lineage::new();
+        for batch in rows.collect().await.unwrap() {
+            let number = |name: &str, row: usize| {
+                let column = batch.column_by_name(name).unwrap().as_primitive::<Int64Type>();
+                column.is_valid(row).then(|| column.value(row))
+            };
+            for row in 0..batch.num_rows() {
+                let of =
+                    (number("v", row), number("_row_id", row), number("_last_updated_sequence_number", row));
+                assert_eq!(lineage.insert(number("id", row).unwrap(), of), None);
+            }
+        }
+        let ids: Vec<_> = lineage.values().filter_map(|(_, id, _)| *id).collect();
+        let different: HashSet<_> = ids.iter().collect();
+        assert_eq!(ids.len(), different.len(), "two rows with one id: {lineage:?}");
+        lineage
+    }
+
+    /// Moves all rows to one file, with their lineage.
+    async fn move_rows(&mut self) {
+        let current = self.table.current().map(|id| id.0);
+        let diff = file_diff::between(&self.table.table, &self.table.stores, None, current).await.unwrap();
+        let columns = self.table.columns_at(None).unwrap();
+        let scan = Scan {
+            stores: &self.table.stores,
+            columns: &columns,
+            constants: Vec::new(),
+            files: diff.added.into_iter().map(|rows| (rows, Vec::new())).collect(),
+            projection: None,
+            limit: None,
+        };
+        let session = self.session();
+        let plan = row_lineage::plan(scan, &session.state()).await.unwrap();
+        let mut batches = execute_stream(plan, session.task_ctx()).unwrap();
+        let mut writer = self.table.rewriter(budget()).unwrap();
+        while let Some(batch) = batches.try_next().await.unwrap() {
+            writer.write(&batch).await.unwrap();
+        }
+        let files = writer.finish().await.unwrap();
+        self.by_hand(&files, Gone::All, Some(Operation::Replace)).await;
+    }
+}
+
+/// What happens to rows.
+#[derive(Debug, Clone)]
+enum Event {
+    Upsert(Vec<(i64, Option<i64>)>),
+    Delete(Vec<i64>),
+    Move,
+    Idle,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let key = 0..12_i64;
+    let rows = prop::collection::vec((key.clone(), prop::option::of(0..100_i64)), 1..8);
+    prop_oneof![
+        4 => rows.prop_map(Event::Upsert),
+        2 => prop::collection::vec(key, 1..4).prop_map(Event::Delete),
+        2 => Just(Event::Move),
+        1 => Just(Event::Idle),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Also of a table that was raised to version 3 at some moment, and gave its rows ids then.
+    #[test]
+    fn a_row_keeps_its_id_until_it_is_replaced(
+        events in prop::collection::vec(event(), 1..8),
+        raise_at in 0..4_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut history = History::new(TableMode::Merge).await;
+            let mut known = Lineage::new();
+            for (number, event) in events.iter().enumerate() {
+                if number == raise_at {
+                    history.table.raise_format(FormatVersion::V3).await.unwrap();
+                }
+                if history.table.current().is_none() && !matches!(event, Event::Upsert(_)) {
+                    continue;
+                }
+                let mut new = HashSet::new();
+                match event {
+                    Event::Upsert(rows) => {
+                        new = rows.iter().map(|(key, _)| *key).collect();
+                        history.upsert(rows).await;
+                    }
+                    Event::Delete(keys) => {
+                        known.retain(|key, _| !keys.contains(key));
+                        history.delete(keys).await;
+                    }
+                    Event::Move if history.table.format_version() == FormatVersion::V2 => {
+                        history.compact().await;
+                    }
+                    Event::Move => history.move_rows().await,
+                    Event::Idle => {
+                        history.upsert(&[]).await;
+                    }
+                }
+                let now = history.lineage().await;
+                let sequence = history.table.table.metadata().last_sequence_number();
+                let is_v3 = history.table.format_version() == FormatVersion::V3;
+                let highest = known.values().filter_map(|(_, id, _)| *id).max();
+                for (key, (value, id, updated)) in &now {
+                    prop_assert_eq!(id.is_some(), is_v3, "key {}", key);
+                    match known.get(key) {
+                        Some((before, Some(known_id), known_updated)) if !new.contains(key) => {
+                            prop_assert_eq!((before, Some(*known_id), known_updated), (value, *id, updated));
+                        }
+                        _ if new.contains(key) && is_v3 => {
+                            prop_assert!(id > &highest, "key {}: {:?} after {:?}", key, id, highest);
+                            prop_assert_eq!(*updated, Some(sequence));
+                        }
+                        _ => {}
+                    }
+                }
+                prop_assert_eq!(known.keys().filter(|key| !now.contains_key(key)).count(), 0);
+                known = now;
+            }
+            Ok(())
+        })?;
+    }
+}
+
+/// Manifests are merged on the way: what their entries inherited is written down then.
+#[tokio::test]
+async fn many_commits_later_rows_have_their_ids() {
+    let mut history = History::in_version_3(columns()).await;
+    for key in 0..60 {
+        history.commit(&[(key, None)], Effect::Append).await;
+    }
+    let early = history.lineage().await;
+    for key in 60..110 {
+        history.commit(&[(key, None)], Effect::Append).await;
+    }
+    let manifests = history.table.manifests(None).await.unwrap().len();
+    assert!(manifests < 100, "merged to {manifests}");
+    let late = history.lineage().await;
+    assert_eq!(late.len(), 110);
+    assert_eq!(early, late.into_iter().take(60).collect());
+}
+
+#[tokio::test]
+async fn a_damaged_deletion_vector_is_named_and_hides_nothing() {
+    let mut history = History::in_version_3(columns()).await;
+    let first = history.upsert(&[(1, Some(10)), (2, Some(20))]).await;
+    let second = history.upsert(&[(2, Some(21))]).await;
+    let files = history.table.files(None).await.unwrap();
+    let vector = files.iter().find(|file| file.path.ends_with(".puffin")).unwrap();
+    let local = vector.path.strip_prefix("file://").unwrap();
+    let mut bytes = std::fs::read(local).unwrap();
+    bytes[30] ^= 1;
+    std::fs::write(local, bytes).unwrap();
+    let said = history.sql("select * from t").await;
+    assert!(said.starts_with("corrupt: a deletion vector is damaged (file: "), "{said}");
+    let error = history.table.delta(Some(first), second).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let files = history.write(&[(1, None)]).await;
+    let change = Change {
+        files,
+        effect: Effect::Upsert,
+        from: Some(Watermark::new("2")),
+        to: Watermark::new("3"),
+        summary: BTreeMap::new(),
+    };
+    let error = history.table.commit(change, budget()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(history.read(Some(first)).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_table_is_raised_once_and_never_back() {
+    let mut history = History::new(TableMode::Merge).await;
+    let first = history.upsert(&[(1, Some(10)), (2, Some(20)), (3, None)]).await;
+    let second = history.upsert(&[(2, Some(21))]).await;
+    let note = history.table.raise_format(FormatVersion::V3).await.unwrap();
+    assert_eq!(note.as_deref(), Some("the lake table is raised to format version 3"));
+    assert_eq!(history.table.raise_format(FormatVersion::V3).await.unwrap(), None);
+    let third = history.upsert(&[(1, Some(11)), (2, Some(22))]).await;
+    // The list of version 2 named one file: the vector has taken its place.
+    let kinds: Vec<_> = history.table.files(None).await.unwrap();
+    let deletes: Vec<_> = kinds.iter().filter(|file| file.content != "data").collect();
+    assert!(deletes.iter().all(|file| file.path.ends_with(".puffin")), "{deletes:?}");
+    let changes = history.table.snapshots()[0].summary.clone();
+    let said = ["added-dvs", "removed-position-delete-files", "total-position-deletes", "total-delete-files"]
+        .map(|name| changes[name].as_str());
+    assert_eq!(said, ["2", "1", "3", "2"]);
+    assert_eq!(history.delta(Some(first), third).await, [(1, Some(Some(11))), (2, Some(Some(22)))]);
+    assert_eq!(history.delta(Some(third), second).await, [(1, Some(Some(10))), (2, Some(Some(21)))]);
+    let error = history.table.raise_format(FormatVersion::V2).await.unwrap_err();
+    expect![[r#"
+        config: the lake table is in format version 3, and there is no way back to 2 (table: s.t)
+          hint: set `format_version: 3`, or write to a new `lake_table`"#]]
+    .assert_eq(&format!("{error:?}"));
+}
+
+#[tokio::test]
+async fn nanoseconds_are_kept() {
+    let kind = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    let at = Field::new("at", kind, true);
+    let fields = columns().fields().iter().cloned().chain([Arc::new(at)]).collect::<Vec<_>>();
+    let schema = Arc::new(Schema::new(fields));
+    let refused = creation(TableSpec {
+        id: TableId::bare("t"),
+        schema: schema.clone(),
+        mode: TableMode::Append,
+        key: Vec::new(),
+        partition_by: Vec::new(),
+        format_version: None,
+    });
+    expect![[r#"
+        unsupported: nanoseconds cannot be kept in the lake: Iceberg v2 ends at microseconds (column: at)
+          hint: set `format_version: 3`, leave the column out with `columns`, or read it as text"#]]
+    .assert_eq(&format!("{:?}", refused.map(drop).unwrap_err()));
+
+    let mut history = History::in_version_3(columns()).await;
+    history.upsert(&[(0, None)]).await;
+    assert_eq!(
+        history.table.evolve(&schema).await.unwrap(),
+        ["column `at` is new: timestamptz_ns, NULL in older rows"]
+    );
+    let batch = |rows: std::ops::Range<i64>| {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.clone()));
+        let notes = StringArray::from_iter_values(rows.clone().map(|_| ""));
+        let at = TimestampNanosecondArray::from_iter_values(rows.map(|id| 1_000_000_000_000_000_000 + id));
+        let at = at.with_timezone("UTC");
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(notes), ids.clone(), ids, Arc::new(at)]).unwrap()
+    };
+    let mut marks = Vec::new();
+    for rows in [1..5, 5..9] {
+        let files = history.write_batch(&batch(rows)).await;
+        marks.push(history.commit_files(files, Effect::Upsert).await);
+    }
+    let exactly = "select id, at from t where at = timestamptz '2001-09-09T01:46:40.000000006Z'";
+    expect![[r#"
+        +----+--------------------------------+
+        | id | at                             |
+        +----+--------------------------------+
+        | 6  | 2001-09-09T01:46:40.000000006Z |
+        +----+--------------------------------+
+    "#]]
+    .assert_eq(&history.sql(exactly).await);
+    let live = history.table.live_files(None).await.unwrap();
+    let id = history.table.table.metadata().current_schema().field_id_by_name("at").unwrap();
+    let mut bounds: Vec<_> = live.data.iter().filter_map(|file| file.file.upper_bounds().get(&id)).collect();
+    bounds.sort_by_key(|bound| bound.to_string());
+    let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
+    assert_eq!(bounds.len(), 2, "{bounds:?}");
+    assert!(bounds[1].contains(".000000008"), "{bounds:?}");
+    assert_eq!(history.delta(Some(marks[0]), marks[1]).await.len(), 4);
+}
+
+#[tokio::test]
+async fn older_rows_have_the_default_of_a_new_column() {
+    let with = |name: &str, kind: DataType, text: &str| {
+        let metadata = HashMap::from([(crate::table::ADDED_DEFAULT.to_owned(), text.to_owned())]);
+        Arc::new(Field::new(name, kind, true).with_metadata(metadata))
+    };
+    let mut history = History::in_version_3(columns()).await;
+    let first = history.upsert(&[(1, Some(10)), (2, Some(20))]).await;
+    let mut fields = columns().fields().to_vec();
+    fields.extend([
+        with("n", DataType::Int32, "5"),
+        with("price", DataType::Decimal128(12, 2), "1.50"),
+        with("word", DataType::Utf8, "it's"),
+        with("day", DataType::Date32, "2020-02-03"),
+        with("endless", DataType::Float64, "Infinity"),
+    ]);
+    let schema = Arc::new(Schema::new(fields));
+    let notes = history.table.evolve(&schema).await.unwrap();
+    assert_eq!(notes.last().unwrap(), "older rows have the source's default in column `day`");
+    assert_eq!(history.table.evolve(&schema).await.unwrap(), Vec::<String>::new());
+    let second = history.upsert(&[(2, Some(21))]).await;
+    expect![[r#"
+        +----+----+---+-------+------+------------+---------+
+        | id | v  | n | price | word | day        | endless |
+        +----+----+---+-------+------+------------+---------+
+        | 1  | 10 | 5 | 1.50  | it's | 2020-02-03 |         |
+        | 2  | 21 |   |       |      |            |         |
+        +----+----+---+-------+------+------------+---------+
+    "#]]
+    .assert_eq(&history.sql("select id, v, n, price, word, day, endless from t order by id").await);
+    assert_eq!(history.sql("select id from t where n = 5").await.matches("| 1 ").count(), 1);
+    // A file without the column has no statistics of it: it must not be taken for NULLs.
+    assert_eq!(history.sql("select id from t where n is null").await.matches("| 2 ").count(), 1);
+    assert_eq!(history.delta(Some(first), second).await, [(2, Some(Some(21)))]);
+    let known = history.table.schema().unwrap();
+    let text = |name: &str| {
+        let field = known.field_with_name(name).unwrap();
+        field.metadata().get(crate::table::ADDED_DEFAULT).cloned()
+    };
+    assert_eq!(text("price").as_deref(), Some("1.50"));
+    assert_eq!(text("endless"), None);
+}
