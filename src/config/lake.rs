@@ -168,3 +168,58 @@ fn in_url(folder: &Path) -> PathBuf {
 fn exposed(options: &BTreeMap<String, Secret>) -> BTreeMap<String, String> {
     options.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn lake(text: &str, overrides: &Overrides) -> LakeSettings {
+        let variable = |name: &str| (name == "PASSWORD").then(|| "s3cret".to_owned());
+        let config = Config::parse(Some("at/frazil.yaml".into()), text, overrides, &variable).unwrap();
+        config.lake().clone()
+    }
+
+    const LONG: &str = "
+lake:
+  warehouse: s3://lake/w
+  catalog:
+    url: postgres://ann:${PASSWORD}@db/catalog
+    name: prod
+    options: { scope: all }
+";
+
+    #[test]
+    fn a_catalog_is_a_text_or_a_map() {
+        let none = Overrides::default();
+        let url =
+            |catalog: &str| lake(&format!("lake: {{ warehouse: w, catalog: {catalog} }}"), &none).catalog.url;
+        assert_eq!(lake("lake: { warehouse: w }", &none).catalog, CatalogSettings::default());
+        assert_eq!(url("'sqlite:c.db'"), "sqlite:at/c.db", "beside the file");
+        assert_eq!(url("'sqlite:///var/c.db'"), "sqlite:///var/c.db");
+        let long = lake(LONG, &none);
+        assert_eq!(long.catalog.url, "postgres://ann:s3cret@db/catalog");
+        assert_eq!(long.catalog.name.as_deref(), Some("prod"));
+        assert_eq!(long.catalog.options["scope"], "all");
+        assert!(!format!("{long:?}{:?}", long.catalog).contains("s3cret"));
+    }
+
+    #[test]
+    fn a_catalog_s_name_on_a_server_is_no_directory() {
+        let text = "lake: { warehouse: prod, catalog: 'https://host/iceberg' }";
+        assert_eq!(lake(text, &Overrides::default()).warehouse, "prod");
+    }
+
+    #[test]
+    fn what_the_file_says_goes_to_no_other_catalog() {
+        let with = |url: &str| Overrides {
+            catalog: Some(url.to_owned()),
+            catalog_options: vec![("token".to_owned(), "t".to_owned())],
+            ..Overrides::default()
+        };
+        let other = lake(LONG, &with("https://elsewhere/")).catalog;
+        assert_eq!((other.name, other.options.len()), (None, 1));
+        let same = lake(LONG, &with("postgres://ann:s3cret@db/catalog")).catalog;
+        assert_eq!((same.name.as_deref(), same.options.len()), (Some("prod"), 2));
+    }
+}

@@ -8,8 +8,10 @@ use super::{Lake, LakeSettings};
 use crate::error::Result;
 
 impl Lake {
-    /// Writes a small file into the warehouse and deletes it again. An error says which right is missing.
+    /// Asks the catalog, writes a small file into the warehouse and deletes it again. An error says what
+    /// is missing: a right, a server, a store that honours the conditions of a write.
     pub async fn probe(&self, settings: &LakeSettings) -> Result<()> {
+        self.catalog.check().await?;
         let file = format!("{}/.frazil-probe-{}", absolute(&settings.warehouse)?, Uuid::new_v4());
         let (store, path) = self.stores.resolve(&file)?;
         let content = PutPayload::from_static(b"written by `frazil check`; safe to delete\n");

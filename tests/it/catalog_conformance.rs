@@ -71,7 +71,7 @@ macro_rules! suite {
     )*};
 }
 
-suite! { filesystem_on_disk filesystem_on_s3 filesystem_on_azure sqlite_on_disk sqlite_on_s3 postgres_on_disk }
+suite! { filesystem_on_disk filesystem_on_s3 filesystem_on_azure filesystem_on_gcs sqlite_on_disk sqlite_on_s3 postgres_on_disk }
 
 async fn filesystem_on_disk() -> Option<Place> {
     let folder = tempfile::tempdir().unwrap();
@@ -98,6 +98,16 @@ async fn filesystem_on_azure() -> Option<Place> {
         options: azurite.options(),
     };
     Some(Place { renames: false, ..place(settings, azurite) })
+}
+
+async fn filesystem_on_gcs() -> Option<Place> {
+    let gcs = fixture::gcs().await?;
+    let settings = LakeSettings {
+        warehouse: gcs.warehouse("catalog"),
+        catalog: "filesystem".into(),
+        options: gcs.options(),
+    };
+    Some(Place { renames: false, ..place(settings, gcs) })
 }
 
 async fn sqlite_on_disk() -> Option<Place> {

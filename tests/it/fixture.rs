@@ -16,6 +16,7 @@
 #![allow(unused_imports)]
 
 mod azurite;
+mod gcs;
 mod judge;
 mod nanio;
 mod pipeline;
@@ -26,6 +27,7 @@ mod s3;
 mod shared;
 
 pub(crate) use azurite::{Azurite, azurite};
+pub(crate) use gcs::{Gcs, gcs};
 pub(crate) use judge::{Store, judge, judge_in};
 pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};

@@ -17,6 +17,7 @@ mod lake_catalog;
 mod lake_commit;
 mod lake_deletes;
 mod lake_faults;
+mod lake_places;
 mod lake_sql_catalog;
 mod lake_write;
 mod many_streams;

@@ -186,6 +186,10 @@ impl Filesystem {
 
 #[async_trait]
 impl Catalog for Filesystem {
+    async fn check(&self) -> Result<()> {
+        self.probe().await
+    }
+
     async fn tables(&self) -> Result<Vec<TableId>> {
         let (store, root) = self.files.stores().resolve(&self.warehouse)?;
         let failed = |source| store_error("list the warehouse", &self.warehouse, source);

@@ -73,6 +73,11 @@ impl fmt::Debug for CatalogSettings {
 /// A compare-and-swap over table metadata.
 #[async_trait]
 pub trait Catalog: Send + Sync {
+    /// Finds out whether it can be used, before anything is made in it.
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// All tables, in name order.
     async fn tables(&self) -> Result<Vec<TableId>>;
 

@@ -255,6 +255,10 @@ impl Sql {
 
 #[async_trait]
 impl Catalog for Sql {
+    async fn check(&self) -> Result<()> {
+        self.layout().await.map(drop)
+    }
+
     async fn tables(&self) -> Result<Vec<TableId>> {
         let layout = self.layout().await?;
         if layout == Layout::Absent {
