@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use frazil::delta::Watermark;
-use frazil::lake::{Change, Effect, Lake, LakeSettings, LakeTable, TableMode, TableSpec};
+use frazil::lake::{CatalogSettings, Change, Effect, Lake, LakeSettings, LakeTable, TableMode, TableSpec};
 use frazil::memory::Budget;
 use frazil::table::TableId;
 use frazil::{Error, ErrorKind, Result};
@@ -164,6 +164,8 @@ impl ObjectStore for Faulty {
 /// A lake with one commit, what it should hold, and how often it was written.
 struct Lab {
     dir: tempfile::TempDir,
+    /// The catalog is in a SQLite file, not in the store.
+    sqlite: bool,
     model: BTreeMap<i64, i64>,
     commits: i64,
 }
@@ -171,8 +173,9 @@ struct Lab {
 const ROWS: i64 = 20;
 
 impl Lab {
-    async fn new() -> Self {
-        let mut lab = Self { dir: tempfile::tempdir().unwrap(), model: BTreeMap::new(), commits: 0 };
+    async fn new(sqlite: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lab = Self { dir, sqlite, model: BTreeMap::new(), commits: 0 };
         let spec = TableSpec {
             id: table_id(),
             schema: schema(),
@@ -191,7 +194,10 @@ impl Lab {
     async fn lake(&self, broken: Option<&Arc<Broken>>) -> Lake {
         let settings = LakeSettings {
             warehouse: self.dir.path().display().to_string(),
-            catalog: "filesystem".into(),
+            catalog: match self.sqlite {
+                true => format!("sqlite://{}/catalog.db", self.dir.path().display()).as_str().into(),
+                false => CatalogSettings::default(),
+            },
             options: BTreeMap::new(),
         };
         let lake = Lake::open(&settings).await.unwrap();
@@ -288,11 +294,17 @@ async fn rows(table: &LakeTable) -> BTreeMap<i64, i64> {
 }
 
 async fn survives(fault: Fault) {
+    for sqlite in [false, true] {
+        survives_with(fault, sqlite).await;
+    }
+}
+
+async fn survives_with(fault: Fault, sqlite: bool) {
     let mut failed = 0;
     for request in 1.. {
         // Afresh, because commits make more requests as a table's history grows.
-        let mut lab = Lab::new().await;
-        let what = format!("{fault:?} at request {request}");
+        let mut lab = Lab::new(sqlite).await;
+        let what = format!("{fault:?} at request {request} (sqlite: {sqlite})");
         let broken = Broken::new(fault, request);
         let outcome = tokio::select! {
             outcome = lab.run(Some(&broken)) => Some(outcome),

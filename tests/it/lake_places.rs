@@ -129,10 +129,8 @@ const PYICEBERG: &str = r#"
 import json, sys
 from pyiceberg.table import StaticTable
 location, properties = sys.argv[1], json.loads(sys.argv[2])
-if not location.startswith(("s3:", "file:")):
-    properties["py-io-impl"] = "pyiceberg.io.fsspec.FsspecFileIO"
 if "gcs.oauth2.token" in properties:
-    properties["gcs.oauth2.token"] = "anon"
+    properties["gcs.oauth2.token-expires-at"] = "4000000000000"
 rows = StaticTable.from_metadata(location, properties).scan().to_arrow().to_pylist()
 print("\n".join(sorted(f"{row['id']}={row['name']}" for row in rows)))
 "#;

@@ -131,16 +131,15 @@ impl Sql {
         Ok(layout)
     }
 
-    /// The layout, made if there is none.
+    /// The layout, made if there is none: the tables last, so that whoever sees them sees both.
     async fn ready(&self) -> Result<Layout> {
-        if self.layout().await? == Layout::Absent {
-            for (table, create) in [(TABLES, CREATE_TABLES), (NAMESPACES, CREATE_NAMESPACES)] {
-                if let Err(error) = self.database.execute(create, &[]).await
-                    // Two that create at once can get in each other's way even with IF NOT EXISTS.
-                    && self.database.columns(table).await?.is_empty()
-                {
-                    return Err(error);
-                }
+        for (table, create) in [(NAMESPACES, CREATE_NAMESPACES), (TABLES, CREATE_TABLES)] {
+            if self.database.columns(table).await?.is_empty()
+                && let Err(error) = self.database.execute(create, &[]).await
+                // Two that create at once can get in each other's way even with IF NOT EXISTS.
+                && self.database.columns(table).await?.is_empty()
+            {
+                return Err(error);
             }
         }
         self.layout().await
