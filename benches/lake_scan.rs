@@ -126,9 +126,9 @@ async fn write(
     }
     let change = Change {
         files: writer.finish().await?,
-        effect,
         from: table.position()?.map(|position| position.watermark),
         to: Watermark::new(format!("{effect:?}")),
+        effect,
         summary: BTreeMap::new(),
     };
     table.commit(change, budget).await?;

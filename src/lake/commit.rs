@@ -13,6 +13,7 @@
 //! meets one is laid on top of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use iceberg::spec::{MAIN_BRANCH, Operation, Snapshot};
 use iceberg::{TableRequirement, TableUpdate};
@@ -20,7 +21,7 @@ use iceberg::{TableRequirement, TableUpdate};
 use super::audit::AUDIT;
 use super::snapshot::Draft;
 use super::write::discard;
-use super::{LakeTable, Position, WrittenFile, deletes};
+use super::{Gone, LakeTable, Position, WrittenFile, deletes};
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
@@ -30,6 +31,8 @@ use crate::memory::Budget;
 pub(super) const WATERMARK: &str = "frazil.watermark";
 /// Snapshot summary: rows that were there before and are hidden by this snapshot.
 const REPLACED_ROWS: &str = "frazil.replaced-rows";
+/// Snapshot summary: rows that were there before, are hidden by this snapshot, and whose key is gone.
+const DELETED_ROWS: &str = "frazil.deleted-rows";
 /// Snapshot summary: new rows that a later one with the same key hides.
 const REPEATED_ROWS: &str = "frazil.repeated-rows";
 /// The branch on which a first read collects its parts.
@@ -57,7 +60,7 @@ pub struct Change {
 }
 
 /// What new files do to a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Rows are added; none of them has a key that is there already.
     Append,
@@ -65,6 +68,8 @@ pub enum Effect {
     Upsert,
     /// The table becomes exactly these rows.
     Replace,
+    /// As `Upsert`, and rows that a whole read did not find are hidden as well.
+    Difference(Arc<Gone>),
     /// A portion of a first read: committed aside (branch `frazil_first_read`), not yet shown.
     FirstReadPart {
         /// The reading was interrupted before, so rows may repeat keys of earlier parts: hide those.
@@ -75,6 +80,17 @@ pub enum Effect {
         /// As for parts.
         overlaps: bool,
     },
+}
+
+/// What a commit did to a table's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowCounts {
+    /// Rows whose key was not there before.
+    pub inserted: u64,
+    /// Rows that take the place of one with their key.
+    pub updated: u64,
+    /// Rows whose key is gone.
+    pub deleted: u64,
 }
 
 impl LakeTable {
@@ -93,6 +109,18 @@ impl LakeTable {
                 Ok(watermark.map(|watermark| Position { watermark, unfinished: unfinished.is_some() }))
             }
         }
+    }
+
+    /// What the current snapshot changed.
+    pub fn row_counts(&self) -> RowCounts {
+        let Some(snapshot) = self.table.metadata().current_snapshot() else { return RowCounts::default() };
+        let count = |name: &str| {
+            let text = snapshot.summary().additional_properties.get(name);
+            text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let (written, updated) =
+            (count("added-records").saturating_sub(count(REPEATED_ROWS)), count(REPLACED_ROWS));
+        RowCounts { inserted: written.saturating_sub(updated), updated, deleted: count(DELETED_ROWS) }
     }
 
     /// Drops the parts of an unfinished first read, so that it can start from nothing.
@@ -232,11 +260,17 @@ impl LakeTable {
             summary.insert(UNFINISHED.to_owned(), "true".to_owned());
         }
         if place.hides {
-            let found = deletes::hide(self, place.parent, &change.files, &self.key(), budget).await?;
+            let none = Gone::default();
+            let gone = if let Effect::Difference(gone) = &change.effect { gone } else { &none };
+            let found = deletes::hide(self, place.parent, &change.files, &self.key(), gone, budget).await?;
             summary.insert(REPLACED_ROWS.to_owned(), found.old_rows.to_string());
+            if found.gone_rows > 0 {
+                summary.insert(DELETED_ROWS.to_owned(), found.gone_rows.to_string());
+            }
             if found.repeated_rows > 0 {
                 summary.insert(REPEATED_ROWS.to_owned(), found.repeated_rows.to_string());
             }
+            draft.remove_data(&found.gone_files).await?;
             draft.remove_deletes(&found.superseded).await?;
             hidden.extend(found.files);
         }
@@ -256,7 +290,7 @@ impl LakeTable {
         let first_read = self.first_read();
         let on =
             |branch, parent, hides| Place { branch, parent, hides, replaces: false, ends_first_read: false };
-        match change.effect {
+        match &change.effect {
             Effect::Append | Effect::Upsert if first_read.is_some() => {
                 Err(Error::new(ErrorKind::Internal, "a change was committed in the middle of a first read"))
             }
@@ -268,9 +302,12 @@ impl LakeTable {
                 ends_first_read: first_read.is_some(),
                 ..on(MAIN_BRANCH, self.current(), false)
             }),
-            Effect::FirstReadPart { overlaps } => Ok(on(FIRST_READ, first_read, overlaps)),
+            Effect::Difference(_) => {
+                Ok(Place { ends_first_read: first_read.is_some(), ..on(MAIN_BRANCH, self.current(), true) })
+            }
+            Effect::FirstReadPart { overlaps } => Ok(on(FIRST_READ, first_read, *overlaps)),
             Effect::FirstReadEnd { overlaps } => {
-                Ok(Place { ends_first_read: first_read.is_some(), ..on(MAIN_BRANCH, first_read, overlaps) })
+                Ok(Place { ends_first_read: first_read.is_some(), ..on(MAIN_BRANCH, first_read, *overlaps) })
             }
         }
     }
@@ -340,9 +377,12 @@ impl Place {
 
 /// An idle pass: no rows, and the position stays.
 fn changes_nothing(change: &Change) -> bool {
-    change.files.is_empty()
-        && matches!(change.effect, Effect::Append | Effect::Upsert)
-        && change.from.as_ref() == Some(&change.to)
+    let nothing = match &change.effect {
+        Effect::Append | Effect::Upsert => true,
+        Effect::Difference(gone) => gone.is_empty(),
+        Effect::Replace | Effect::FirstReadPart { .. } | Effect::FirstReadEnd { .. } => false,
+    };
+    nothing && change.files.is_empty() && change.from.as_ref() == Some(&change.to)
 }
 
 pub(super) fn watermark_of(snapshot: &Snapshot) -> Option<Watermark> {

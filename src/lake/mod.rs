@@ -21,6 +21,7 @@ mod defaults;
 mod deletes;
 mod deletion_vectors;
 mod delta;
+mod difference;
 mod evolve;
 mod field_ids;
 mod file_diff;
@@ -57,8 +58,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::table::{FormatVersion, TableId};
 
 pub use catalog::CatalogSettings;
-pub use commit::{Change, Effect};
+pub use commit::{Change, Effect, RowCounts};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
+pub use difference::{Comparison, Gone, Sieve};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
 pub use refs::{RefInfo, RefKind, is_ref_name};
 pub use storage::Stores;

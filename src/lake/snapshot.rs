@@ -113,20 +113,29 @@ impl<'a> Draft<'a> {
         self.remove_where(|file| gone.contains(&FileKey::of(file))).await
     }
 
+    /// Removes data files of which no row is left. To be called before any is added.
+    pub(super) async fn remove_data(&mut self, gone: &HashSet<FileKey>) -> Result<()> {
+        self.remove_of(ManifestContentType::Data, gone).await
+    }
+
     /// Removes delete files that others take the place of. To be called before any is added.
     pub(super) async fn remove_deletes(&mut self, gone: &HashSet<FileKey>) -> Result<()> {
+        self.remove_of(ManifestContentType::Deletes, gone).await
+    }
+
+    /// Manifests of the other kind are not looked at.
+    async fn remove_of(&mut self, content: ManifestContentType, gone: &HashSet<FileKey>) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
-        // Manifests of data files, which are most, are not looked at.
-        let (data, deletes) = std::mem::take(&mut self.manifests)
+        let (of_kind, others) = std::mem::take(&mut self.manifests)
             .into_iter()
-            .partition(|manifest| manifest.content == ManifestContentType::Data);
-        self.manifests = deletes;
+            .partition(|manifest: &ManifestFile| manifest.content == content);
+        self.manifests = of_kind;
         let removed = self.remove(gone).await?;
-        self.manifests.extend(data as Vec<ManifestFile>);
+        self.manifests.extend(others as Vec<ManifestFile>);
         if removed != gone.len() {
-            return Err(Error::new(ErrorKind::Internal, "a delete file to be replaced is not there"));
+            return Err(Error::new(ErrorKind::Internal, "a file to be removed is not there"));
         }
         Ok(())
     }
@@ -306,6 +315,11 @@ impl FileKey {
     /// Of a data or delete file.
     pub(super) fn of(file: &DataFile) -> Self {
         Self { path: file.file_path().to_owned(), content_offset: file.content_offset() }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 }
 

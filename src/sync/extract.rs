@@ -26,7 +26,7 @@ use crate::connectors;
 use crate::delta::{Op, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::lake::{Change, Effect, LakeTable, TableMode, TableSpec, WrittenFile};
+use crate::lake::{Change, Comparison, Effect, LakeTable, RowCounts, TableMode, TableSpec, WrittenFile};
 use crate::memory::Budget;
 use crate::source::{ChangeDetection, Extent, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source};
 use crate::table::{OP_COLUMN, TableDescription};
@@ -244,15 +244,17 @@ impl<'a> Pass<'a> {
         }
         let mut tally = Tally::default();
         let mut held: Vec<WrittenFile> = Vec::new();
+        // A table that is read again whole: what it has already is not written again.
+        let again = self.plan.extent == Extent::Whole && self.table.current().is_some() && !self.resumed();
+        let mut comparison = if again { Some(self.table.compare(self.context.budget).await?) } else { None };
         while let Some(portion) = self.reading.next().await? {
             let Portion { streams, resume, complete } = portion;
-            let files = self.write(streams, progress).await?;
-            tally.count(&files);
-            if let Some(effect) = self.effect(complete) {
-                held.extend(files);
+            held.extend(self.write(streams, comparison.as_ref(), progress).await?);
+            if let Some(comparison) = comparison.take_if(|_| complete) {
+                let (files, effect) = comparison.finish(std::mem::take(&mut held)).await?;
+                self.commit(files, effect, resume, &mut tally).await?;
+            } else if let Some(effect) = self.effect(complete) {
                 self.commit(std::mem::take(&mut held), effect, resume, &mut tally).await?;
-            } else {
-                held.extend(files);
             }
             if !complete && progress.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Transient, "stopped between two portions, as asked")
@@ -270,6 +272,8 @@ impl<'a> Pass<'a> {
             change: self.plan.change,
             extent: self.plan.extent,
             rows: tally.rows,
+            updated: tally.changed.updated,
+            deleted: tally.changed.deleted,
             file_bytes: tally.bytes,
             snapshot: self.table.current(),
             changed: tally.commits > 0,
@@ -313,7 +317,8 @@ impl<'a> Pass<'a> {
                 Some(Effect::Upsert)
             }
             Extent::Whole if first_read => Some(Effect::Append),
-            Extent::Whole => Some(Effect::Replace),
+            // Read again whole: the comparison says what it does.
+            Extent::Whole => None,
             Extent::Changed if self.mode == TableMode::Merge => Some(Effect::Upsert),
             Extent::Changed => Some(Effect::Append),
             Extent::Log => None,
@@ -321,20 +326,28 @@ impl<'a> Pass<'a> {
     }
 
     /// Drains a portion's streams into files, each stream in a task with a writer of its own.
-    async fn write(&mut self, streams: Vec<RowStream>, progress: &Arc<Progress>) -> Result<Vec<WrittenFile>> {
+    async fn write(
+        &mut self,
+        streams: Vec<RowStream>,
+        comparison: Option<&Comparison>,
+        progress: &Arc<Progress>,
+    ) -> Result<Vec<WrittenFile>> {
         let mut tasks = JoinSet::new();
         let stamp = (self.mode == TableMode::Append).then(|| Stamp::new(&self.table));
         for (place, mut rows) in streams.into_iter().enumerate() {
             let mut writer = self.table.writer(self.context.budget)?;
             let (progress, stamp) = (progress.clone(), stamp.clone());
+            let mut sieve = comparison.map(Comparison::sieve);
             tasks.spawn(async move {
                 while let Some(batch) = rows.next().await {
                     let batch = batch?;
                     progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
-                    match &stamp {
-                        Some(stamp) => writer.write(&stamp.put_on(batch)?).await?,
-                        None => writer.write(&batch).await?,
-                    }
+                    let batch = match (&stamp, &mut sieve) {
+                        (Some(stamp), _) => stamp.put_on(batch)?,
+                        (None, Some(sieve)) => sieve.sift(batch)?,
+                        (None, None) => batch,
+                    };
+                    writer.write(&batch).await?;
                 }
                 Ok::<_, Error>((place, writer.finish().await?))
             });
@@ -364,6 +377,8 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let unfinished = matches!(effect, Effect::FirstReadPart { .. });
+        let before = self.table.current();
+        let mut part = Tally::of(&files);
         let change = Change {
             files,
             effect,
@@ -380,7 +395,15 @@ impl<'a> Pass<'a> {
         } else {
             self.table.commit(change, self.context.budget).await?;
         }
-        tally.commits += 1;
+        if self.table.current() == before && !unfinished {
+            // A whole read that found all as it was: nobody needs to hear of it.
+            self.position = Some(resume);
+            return Ok(());
+        }
+        if !unfinished {
+            part.changed = self.table.row_counts();
+        }
+        tally.add(part);
         self.unfinished = unfinished;
         self.position = Some(resume.clone());
         faults::point(faults::BEFORE_ACKNOWLEDGE)?;
@@ -408,20 +431,28 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What was written so far.
+/// What was committed so far.
 #[derive(Default)]
 struct Tally {
     rows: u64,
     bytes: u64,
     commits: usize,
+    changed: RowCounts,
 }
 
 impl Tally {
-    fn count(&mut self, files: &[WrittenFile]) {
-        for written in files {
-            self.rows += written.file.record_count();
-            self.bytes += written.file.file_size_in_bytes();
-        }
+    fn of(files: &[WrittenFile]) -> Self {
+        let rows = files.iter().map(|written| written.file.record_count()).sum();
+        let bytes = files.iter().map(|written| written.file.file_size_in_bytes()).sum();
+        Self { rows, bytes, commits: 1, changed: RowCounts::default() }
+    }
+
+    fn add(&mut self, part: Self) {
+        self.rows += part.rows;
+        self.bytes += part.bytes;
+        self.commits += part.commits;
+        self.changed.updated += part.changed.updated;
+        self.changed.deleted += part.changed.deleted;
     }
 }
 

@@ -80,6 +80,10 @@ pub struct ExtractReport {
     pub extent: Extent,
     /// Rows committed.
     pub rows: u64,
+    /// Of these, rows that take the place of an older one with their key.
+    pub updated: u64,
+    /// Rows that a whole read did not find any more.
+    pub deleted: u64,
     /// Bytes of the data files that hold them.
     pub file_bytes: u64,
     /// The last snapshot committed, or the one that was there.
@@ -116,6 +120,8 @@ impl ExtractReport {
             .extend(next.notes.into_iter().filter(|note| !self.notes.contains(note)).collect::<Vec<_>>());
         Self {
             rows: self.rows + next.rows,
+            updated: self.updated + next.updated,
+            deleted: self.deleted + next.deleted,
             file_bytes: self.file_bytes + next.file_bytes,
             changed: self.changed || next.changed,
             notes: self.notes,

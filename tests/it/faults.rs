@@ -47,16 +47,29 @@ fn judge(pipeline: &Pipeline, source: &Database) {
 
 #[tokio::test]
 async fn a_crash_at_each_named_point_loses_and_doubles_nothing() {
+    crash_at_each_named_point("points", &STREAMS, "").await;
+}
+
+#[tokio::test]
+async fn a_crash_in_a_whole_read_loses_and_doubles_nothing() {
+    let streams = ["public.orders: { change: full }", "public.audit: { mode: replace }"];
+    // What only a whole read sees.
+    let deletes = "delete from orders where id % 31 = 7; delete from audit where id % 31 = 7";
+    crash_at_each_named_point("whole", &streams, deletes).await;
+}
+
+async fn crash_at_each_named_point(name: &str, streams: &[&str], also: &str) {
     let Some(pg) = fixture::postgres().await else { return };
-    let (source, target) = two_databases(&pg, "points").await;
+    let (source, target) = two_databases(&pg, name).await;
     seed(&source).await;
-    let pipeline = Pipeline::new(&source.url(), &target.url(), &STREAMS);
+    let pipeline = Pipeline::new(&source.url(), &target.url(), streams);
     let mut round = 1;
     for point in faults::ALL {
         // The first and the second time that it is passed: the first stream, and the other one.
         for when in ["", "1*off->"] {
             for action in ["kill", "error"] {
                 change(&source, round).await;
+                source.run(also).await;
                 round += 1;
                 let ran = pipeline.run_with_faults(&["run"], &format!("{point}={when}return({action})"));
                 assert_ne!(ran.code, Some(0), "{point} was never passed: {ran:?}");

@@ -228,8 +228,8 @@ async fn a_first_read_is_shown_when_it_is_whole(version: FormatVersion) {
     let place = Place::new(version).await;
     let mut table = place.table().await;
     let part = Effect::FirstReadPart { overlaps: false };
-    commit(&mut table, part, &[(1, "ann")], None, "1").await.unwrap();
-    commit(&mut table, part, &[(2, "bob")], Some("1"), "2").await.unwrap();
+    commit(&mut table, part.clone(), &[(1, "ann")], None, "1").await.unwrap();
+    commit(&mut table, part.clone(), &[(2, "bob")], Some("1"), "2").await.unwrap();
 
     // Interrupted here; another process goes on, and reads a row again.
     let mut table = place.load().await;
@@ -253,14 +253,14 @@ async fn an_abandoned_first_read_leaves_nothing(version: FormatVersion) {
     let place = Place::new(version).await;
     let mut table = place.table().await;
     let part = Effect::FirstReadPart { overlaps: false };
-    commit(&mut table, part, &[(1, "ann")], None, "1").await.unwrap();
-    commit(&mut table, part, &[(2, "bob")], Some("1"), "2").await.unwrap();
+    commit(&mut table, part.clone(), &[(1, "ann")], None, "1").await.unwrap();
+    commit(&mut table, part.clone(), &[(2, "bob")], Some("1"), "2").await.unwrap();
     table.abandon_first_read().await.unwrap();
     let mut table = place.load().await;
     assert_eq!(position(&table), None);
     let data = table.location().strip_prefix("file://").unwrap().to_owned() + "/data";
     assert_eq!(std::fs::read_dir(data).unwrap().count(), 0);
-    commit(&mut table, part, &[(1, "eve")], None, "1").await.unwrap();
+    commit(&mut table, part.clone(), &[(1, "eve")], None, "1").await.unwrap();
     let end = Effect::FirstReadEnd { overlaps: false };
     commit(&mut table, end, &[], Some("1"), "2").await.unwrap();
     assert_eq!(rows(&place.load().await, None).await, "1=eve");

@@ -108,9 +108,21 @@ async fn a_full_read_sees_deletes() {
     let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.orders: { change: full }"]);
     pipeline.ok(&["run"]);
     source.run("delete from orders where id % 3 = 0; update orders set note = 'kept' where id % 5 = 0").await;
-    pipeline.ok(&["run"]);
+    let run = || report(&pipeline.ok(&["run", "--output", "json"]));
+    let changed = run();
     assert_same(&source, &target, ORDERS).await;
     fixture::judge(&pipeline.location("public", "orders"), &source.url(), ORDERS);
+    // 333 are gone; of the 200 that were set, 134 are left.
+    let counts = |of: &str, names: [&str; 3]| names.map(|name| changed[of][name].as_u64().unwrap());
+    assert_eq!(counts("extract", ["rows", "updated", "deleted"]), [134, 134, 333]);
+    assert_eq!(counts("load", ["staged", "upserted", "deleted"]), [467, 134, 333]);
+
+    let before = pipeline.parquet_files();
+    let unchanged = run();
+    assert_eq!(unchanged["verdict"], "nothing_to_do", "{unchanged}");
+    assert_eq!(unchanged["extract"]["rows"], 0, "{unchanged}");
+    assert_eq!(unchanged["extract"]["snapshot"], changed["extract"]["snapshot"], "{unchanged}");
+    assert_eq!(pipeline.parquet_files(), before);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ use super::format_version::is_v3;
 use super::manifest::{LiveFile, LiveFiles};
 use super::position_deletes::{self, Deleted};
 use super::snapshot::FileKey;
-use super::{LakeTable, WrittenFile};
+use super::{Gone, LakeTable, WrittenFile};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
@@ -58,30 +58,35 @@ pub(super) struct Hidden {
     /// Delete files of the snapshot whose rows are in `files` too, to be removed in that commit: a data
     /// file has one deletion vector at most.
     pub(super) superseded: HashSet<FileKey>,
+    /// Data files of the snapshot of which no row is left, to be removed in that commit.
+    pub(super) gone_files: HashSet<FileKey>,
     /// Rows of the snapshot that are now hidden: keys that were there before.
     pub(super) old_rows: u64,
+    /// Rows of the snapshot that are now hidden because they are gone.
+    pub(super) gone_rows: u64,
     /// Rows of the new files that a later one with the same key hides.
     pub(super) repeated_rows: u64,
 }
 
 /// Hides the rows of snapshot `at` (`None`: an empty table) that have a key of `new_files`, and of
 /// rows that share a key within `new_files` all but the last, in the order of the files and of the
-/// rows in them.
+/// rows in them. Hides rows that are `gone` as well.
 pub(super) async fn hide(
     table: &LakeTable,
     at: Option<SnapshotId>,
     new_files: &[WrittenFile],
     key: &[String],
+    gone: &Gone,
     budget: Budget,
 ) -> Result<Hidden> {
-    if new_files.is_empty() {
+    if new_files.is_empty() && gone.is_empty() {
         return Ok(Hidden::default());
     }
     let live = match at {
         Some(at) => table.live_files(Some(at)).await?,
         None => LiveFiles::default(),
     };
-    hide_among(table, &live, new_files, key, budget.query_bytes())
+    hide_among(table, &live, new_files, key, gone, budget.query_bytes())
         .await
         .map_err(|error| error.with("table", &table.id))
 }
@@ -91,40 +96,50 @@ async fn hide_among(
     live: &LiveFiles,
     new_files: &[WrittenFile],
     key: &[String],
+    gone: &Gone,
     memory: usize,
 ) -> Result<Hidden> {
-    let metadata = table.table.metadata();
-    let columns = prune::key_columns(metadata, key)?;
-    let partitions = Partitions::of(new_files, metadata, &columns);
-    let old: Vec<&LiveFile> = live.data.iter().filter(|file| partitions.may_hold(file)).collect();
-    let new = NewRows::open(table, new_files, columns).await?;
-    let found = search(table, &new, &old, memory).await?;
-
-    let hits: BTreeMap<&str, (&LiveFile, RoaringTreemap)> = old
-        .into_iter()
-        .zip(found.old)
-        .filter(|(_, positions)| !positions.is_empty())
-        .map(|(file, positions)| (file.path(), (file, positions)))
-        .collect();
-    let touched = hits.keys().copied().collect();
+    let (mut hits, repeated) = found_by_key(table, live, new_files, key, memory).await?;
+    let touched = hits.keys().copied().chain(gone.files.keys().map(String::as_str)).collect();
     // Also refuses deletes of a kind that we cannot apply, whatever they concern.
     let mut before = position_deletes::read(&table.stores, &live.deletes, Some(&touched)).await?;
-    let mut hidden_before = |path: &str| before.remove(path).map(Deleted::positions).unwrap_or_default();
-
+    let mut hidden = Hidden::default();
     let mut doomed = Vec::new();
-    for (path, (file, positions)) in hits {
-        let already = hidden_before(path);
+    let mut left = gone.files.len();
+    for file in &live.data {
+        let path = file.path();
+        let (by_key, gone) = (hits.remove(path), gone.files.get(path));
+        if by_key.is_none() && gone.is_none() {
+            continue;
+        }
+        let already = before.remove(path).map(Deleted::positions).unwrap_or_default();
+        let mut positions = by_key.unwrap_or_default() - &already;
+        hidden.old_rows += positions.len();
+        if let Some(rows) = gone {
+            left -= 1;
+            hidden.gone_rows += (&rows.positions - &positions).len();
+            positions |= &rows.positions;
+            if positions.len() == rows.live {
+                hidden.gone_files.insert(FileKey::of(&file.file));
+                continue;
+            }
+        }
         doomed.push(Doomed {
             path: path.to_owned(),
             spec_id: file.spec_id,
             partition: file.file.partition().clone(),
-            positions: positions - &already,
+            positions,
             already,
         });
     }
-    let old_rows = doomed.iter().map(|rows| rows.positions.len()).sum();
-    let repeated_rows = found.new.iter().map(RoaringTreemap::len).sum();
-    doomed.extend(new_files.iter().zip(found.new).map(|(new, positions)| Doomed {
+    if left > 0 {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the files were rewritten that a read was compared with",
+        ));
+    }
+    hidden.repeated_rows = repeated.iter().map(RoaringTreemap::len).sum();
+    doomed.extend(new_files.iter().zip(repeated).map(|(new, positions)| Doomed {
         path: new.file.file_path().to_owned(),
         spec_id: new.spec_id,
         partition: new.file.partition().clone(),
@@ -132,14 +147,40 @@ async fn hide_among(
         already: RoaringTreemap::new(),
     }));
     doomed.retain(|rows| !rows.positions.is_empty());
-    let superseded = if is_v3(metadata) { superseded(live, &doomed) } else { HashSet::new() };
-    let files = write::write(table, doomed).await?;
-    Ok(Hidden { files, superseded, old_rows, repeated_rows })
+    hidden.superseded = superseded(live, &hidden.gone_files, &doomed, is_v3(table.table.metadata()));
+    hidden.files = write::write(table, doomed).await?;
+    Ok(hidden)
 }
 
-/// Delete files that are about one of these data files and no other: the new vector has their rows.
-fn superseded(live: &LiveFiles, doomed: &[Doomed]) -> HashSet<FileKey> {
-    let paths: HashSet<&str> = doomed.iter().map(|rows| rows.path.as_str()).collect();
+/// The rows that have a key of the new files, by data file; and of each new file the rows whose key
+/// comes again.
+async fn found_by_key<'a>(
+    table: &LakeTable,
+    live: &'a LiveFiles,
+    new_files: &[WrittenFile],
+    key: &[String],
+    memory: usize,
+) -> Result<(BTreeMap<&'a str, RoaringTreemap>, Vec<RoaringTreemap>)> {
+    if new_files.is_empty() || key.is_empty() {
+        return Ok((BTreeMap::new(), Vec::new()));
+    }
+    let metadata = table.table.metadata();
+    let columns = prune::key_columns(metadata, key)?;
+    let partitions = Partitions::of(new_files, metadata, &columns);
+    let old: Vec<&LiveFile> = live.data.iter().filter(|file| partitions.may_hold(file)).collect();
+    let new = NewRows::open(table, new_files, columns).await?;
+    let found = search(table, &new, &old, memory).await?;
+    let hits = old.into_iter().zip(found.old).filter(|(_, positions)| !positions.is_empty());
+    Ok((hits.map(|(file, positions)| (file.path(), positions)).collect(), found.new))
+}
+
+/// Delete files that are about one data file and no other: one that is gone, or in format version 3
+/// one whose new vector has their rows.
+fn superseded(live: &LiveFiles, gone: &HashSet<FileKey>, doomed: &[Doomed], v3: bool) -> HashSet<FileKey> {
+    let mut paths: HashSet<&str> = gone.iter().map(FileKey::path).collect();
+    if v3 {
+        paths.extend(doomed.iter().map(|rows| rows.path.as_str()));
+    }
     let of_one = |file: &&LiveFile| {
         file.file.content_type() == DataContentType::PositionDeletes
             && file.file.referenced_data_file().is_some_and(|path| paths.contains(path.as_str()))

@@ -243,7 +243,9 @@ impl Lab {
             }
         }
         let key = self.table.key();
-        let hidden = hide_among(&self.table, &self.live, &files, &key, self.layout.memory).await.unwrap();
+        let hidden = hide_among(&self.table, &self.live, &files, &key, &Gone::default(), self.layout.memory)
+            .await
+            .unwrap();
         let updated = newest.keys().filter(|key| self.model.contains_key(key)).count();
         assert_eq!(hidden.old_rows, updated as u64, "old rows");
         assert_eq!(hidden.repeated_rows, (rows.len() - newest.len()) as u64, "repeated rows");
@@ -400,7 +402,9 @@ async fn deletes_of_other_engines_are_refused() {
     );
     lab.live.deletes.push(foreign);
     let (new, _) = lab.write(&[Row { a: 1, n: 1, p: 0 }]).remove(0);
-    let error = hide_among(&lab.table, &lab.live, &[new], &lab.table.key(), 1 << 20).await.unwrap_err();
+    let error = hide_among(&lab.table, &lab.live, &[new], &lab.table.key(), &Gone::default(), 1 << 20)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
