@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::{Connection as Database, ErrorCode, OpenFlags};
+use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +12,25 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long to wait for a lock that another process holds: writers of a well-kept database are
 /// done in far less, and a pass that gives up is simply repeated.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs something that blocks, on a thread of its own: whoever waits for a lock must not keep others
+/// from the few threads that there are for files.
+pub(crate) fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> {
+    let (sender, outcome) = oneshot::channel();
+    let started = std::thread::Builder::new().name("sqlite".into()).spawn(move || {
+        // Who waits no longer needs no answer.
+        let _ = sender.send(work());
+    });
+    async move {
+        started
+            .map_err(|source| Error::new(ErrorKind::Transient, "no thread to work with").because(source))?;
+        outcome
+            .await
+            .map_err(|source| Error::new(ErrorKind::Internal, "a sqlite thread died").because(source))?
+    }
+}
 
 /// Where a database file is, and what it is called in messages.
 #[derive(Debug, Clone)]

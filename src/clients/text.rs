@@ -16,7 +16,7 @@ use rusqlite::params_from_iter;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::postgres::{self, Session};
-use super::sqlite::File;
+use super::sqlite::{File, on_a_thread};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -113,8 +113,7 @@ impl TextDatabase {
             // SQLite numbers its parameters with question marks.
             work(open, &sql.replace('$', "?"), params).map_err(|error| file.error(error))
         };
-        let outcome = tokio::task::spawn_blocking(run).await;
-        outcome.map_err(|error| Error::new(ErrorKind::Internal, "a database thread died").because(error))?
+        on_a_thread(run).await
     }
 
     /// The session. One opens it, the others wait for that; statements then run beside each other.

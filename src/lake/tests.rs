@@ -127,7 +127,7 @@ impl History {
         let files = self.write(&rows).await;
         let key = self.table.key();
         let hidden =
-            deletes::hide(&self.table, self.table.current(), &files, &key, &Gone::default(), budget())
+            deletes::hide(&self.table, self.table.current(), &files, &key, &super::Gone::default(), budget())
                 .await
                 .unwrap();
         // The position deletes may name the file of keys too, which is no part of the table.

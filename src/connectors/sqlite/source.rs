@@ -7,7 +7,7 @@ use chrono::Utc;
 
 use super::plan::{Cursor, resolve};
 use super::{describe, read};
-use crate::clients::sqlite::File;
+use crate::clients::sqlite::{File, on_a_thread};
 use crate::connection::Connection;
 use crate::connectors::sql::{SQLITE, counting};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,9 +30,7 @@ impl SqliteSource {
         work: impl FnOnce(&File) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let file = self.file.clone();
-        tokio::task::spawn_blocking(move || work(&file))
-            .await
-            .map_err(|source| Error::new(ErrorKind::Internal, "a sqlite task died").because(source))?
+        on_a_thread(move || work(&file)).await
     }
 }
 

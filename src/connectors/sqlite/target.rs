@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::shape::{self, CONTROL};
 use super::write::Writer;
-use crate::clients::sqlite::File;
+use crate::clients::sqlite::{File, on_a_thread};
 use crate::connection::Connection;
 use crate::connectors::sql::SQLITE;
 use crate::delta::SnapshotId;
@@ -49,12 +49,8 @@ impl SqliteTarget {
         work: impl FnOnce(&File) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let file = self.file.clone();
-        finished(tokio::task::spawn_blocking(move || work(&file))).await
+        on_a_thread(move || work(&file)).await
     }
-}
-
-async fn finished<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
-    task.await.map_err(|source| Error::new(ErrorKind::Internal, "a sqlite task died").because(source))?
 }
 
 #[async_trait]
@@ -100,16 +96,16 @@ impl Target for SqliteTarget {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let move_ = Move { stream, table, from, to, strategy };
         let file = self.file.clone();
-        let load = tokio::task::spawn_blocking(move || load(&file, &move_, batches));
+        let load = on_a_thread(move || load(&file, &move_, batches));
         while let Some(batch) = changes.next().await {
             // An error here drops the sender without Finish, and the load rolls back.
             if sender.send(Step::Batch(batch?)).await.is_err() {
-                return finished(load).await;
+                return load.await;
             }
         }
         let _ = sender.send(Step::Finish).await; // a load that failed says why itself
         drop(sender);
-        finished(load).await
+        load.await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

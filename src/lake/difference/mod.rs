@@ -197,6 +197,7 @@ fn staged_rows(written: &WrittenFile) -> FileRows {
         spec_id: written.spec_id,
         sequence: 0,
         added_by: SnapshotId(0),
+        first_row_id: None,
     };
     FileRows { file, rows: Rows::All }
 }

@@ -19,7 +19,7 @@ use super::*;
 use crate::delta::Watermark;
 use crate::lake::{Change, Lake, LakeSettings, RowCounts, TableMode, TableSpec};
 use crate::merge;
-use crate::table::{OP_COLUMN, TableId};
+use crate::table::{FormatVersion, OP_COLUMN, TableId};
 
 /// A row: what all its columns are made from. 0 and the values around it are the interesting ones.
 type Row = (i64, u8);
@@ -110,6 +110,10 @@ struct Lab {
 
 impl Lab {
     async fn new(mode: TableMode, partition_by: &[&str]) -> Self {
+        Self::of_version(FormatVersion::V2, mode, partition_by).await
+    }
+
+    async fn of_version(version: FormatVersion, mode: TableMode, partition_by: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let settings = LakeSettings {
             warehouse: directory.path().to_str().unwrap().to_owned(),
@@ -123,6 +127,7 @@ impl Lab {
             mode,
             key: if mode == TableMode::Merge { vec!["id".to_owned()] } else { Vec::new() },
             partition_by: partition_by.iter().map(|&by| by.to_owned()).collect(),
+            format_version: Some(version),
         };
         let table = lake.create(spec).await.unwrap();
         Self { _directory: directory, lake, table, passes: 0 }
@@ -273,10 +278,12 @@ proptest! {
         keyed in any::<bool>(),
         partitioned in any::<bool>(),
         little_memory in any::<bool>(),
+        version in prop::sample::select(vec![FormatVersion::V2, FormatVersion::V3]),
     ) {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let mode = if keyed { TableMode::Merge } else { TableMode::Replace };
-            let mut lab = Lab::new(mode, if partitioned { &["bucket(3, id)"] } else { &[] }).await;
+            let partition_by: &[&str] = if partitioned { &["bucket(3, id)"] } else { &[] };
+            let mut lab = Lab::of_version(version, mode, partition_by).await;
             let mut before = BTreeMap::new();
             let mut from = None;
             for after in passes {
