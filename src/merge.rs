@@ -34,8 +34,10 @@ const PARTITIONS: usize = 2;
 /// Streams that a load reads and sorts at once: a target takes rows slower than one core makes them
 /// (measured: 3 of 11 seconds), and each stream costs some 50 MB.
 const LOAD_PARTITIONS: usize = 1;
-/// Rows in a batch. Sorting and spilling hold a batch of each run: small ones for wide rows.
+/// Rows in a batch of a query.
 const BATCH_ROWS: usize = 8192;
+/// Rows in a batch of a load: merging what was spilled holds some batches of each run.
+const LOAD_BATCH_ROWS: usize = 2048;
 /// Footers that stay in memory between the plan and the reading of files.
 const FOOTERS_BYTES: usize = 16 << 20;
 
@@ -64,7 +66,10 @@ pub async fn collapse(
     runtime: Arc<RuntimeEnv>,
 ) -> Result<SendableRecordBatchStream> {
     // One sort with all of the memory, not one for each file that came or went.
-    let config = config().with_target_partitions(LOAD_PARTITIONS).with_repartition_sorts(false);
+    let config = config()
+        .with_target_partitions(LOAD_PARTITIONS)
+        .with_batch_size(LOAD_BATCH_ROWS)
+        .with_repartition_sorts(false);
     let session = SessionContext::new_with_config_rt(config, runtime);
     let rows = session.read_table(delta.rows.clone())?;
     if !delta.with_ops {

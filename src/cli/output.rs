@@ -143,8 +143,12 @@ pub(super) fn report(report: &StreamReport, width: usize, said: &mut Said) -> Re
 }
 
 fn extracted(extract: &ExtractReport) -> String {
+    let deleted = match extract.deleted {
+        0 => String::new(),
+        deleted => format!(", {} deleted", show_count(deleted)),
+    };
     format!(
-        "{} to the lake by {} ({} in {})",
+        "{}{deleted} to the lake by {} ({} in {})",
         show_rows(extract.rows),
         extract.change.name(),
         show_bytes(extract.file_bytes),

@@ -21,6 +21,7 @@ mod lake_places;
 mod lake_sql_catalog;
 mod lake_write;
 mod many_streams;
+mod memory;
 mod past;
 mod postgres_keyset;
 mod postgres_source;

@@ -237,7 +237,14 @@ async fn only_the_difference_is_kept() {
             assert_eq!(lab.rows().await, sorted(rows));
             seen.push(format!("{counts:?}, {} files", lab.files_on_disk()));
         }
-        expect![[""]].assert_eq(&seen.join("\n"));
+        expect![[r#"
+            RowCounts { inserted: 5, updated: 0, deleted: 0 }, 2 files
+            RowCounts { inserted: 0, updated: 0, deleted: 0 }, 2 files
+            RowCounts { inserted: 1, updated: 1, deleted: 1 }, 4 files
+            RowCounts { inserted: 0, updated: 5, deleted: 0 }, 6 files
+            RowCounts { inserted: 0, updated: 0, deleted: 5 }, 6 files
+            RowCounts { inserted: 0, updated: 0, deleted: 0 }, 6 files"#]]
+        .assert_eq(&seen.join("\n"));
     }
 }
 

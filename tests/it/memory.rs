@@ -1,0 +1,56 @@
+//! The memory budget: what the process really takes, when what it moves does not fit.
+//!
+//! Measured is anonymous memory (`RssAnon`): the program's own code, large in a debug build, is mapped
+//! from its file and no part of a budget for rows.
+
+use std::time::Duration;
+
+use crate::fixture::{self, Pipeline};
+use crate::sync::{assert_same, two_databases};
+
+/// The smallest budget that there is.
+const BUDGET: &str = "128MiB";
+/// The same in kB, as the system counts.
+const CEILING: u64 = 128 << 10;
+
+/// Runs to the end, and says how much memory was taken at most, in kB.
+async fn peak(pipeline: &Pipeline, arguments: &[&str]) -> u64 {
+    let mut child = pipeline.start(arguments);
+    let mut peak = 0;
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let taken = anonymous.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        peak = peak.max(taken.unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{arguments:?}: {status}");
+            return peak;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_most_of_a_large_table_stays_within_the_budget() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "memory").await;
+    // 300 bytes a row, in an order that is not that of the key.
+    source
+        .run(
+            "create table big (id bigint primary key, note text, updated_at timestamptz default now());
+             insert into big select i * 7919 % 500009, repeat(md5(i::text), 9) from generate_series(1, 500008) i;
+             create index on big (updated_at);
+             analyze big",
+        )
+        .await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.big: { cursor: updated_at }"]);
+    let first = peak(&pipeline, &["run", "--memory", BUDGET]).await;
+    source.run("update big set note = note || 'x', updated_at = clock_timestamp() where id % 10 < 8").await;
+    let extract = peak(&pipeline, &["sync", "--memory", BUDGET]).await;
+    let load = peak(&pipeline, &["load", "--memory", BUDGET]).await;
+    eprintln!("kB of memory: first run {first}, extract {extract}, load {load}");
+    assert_same(&source, &target, "select id, length(note), left(note, 9) from big where id % 100 < 9").await;
+    for taken in [first, extract, load] {
+        assert!(taken < CEILING, "{taken} kB of memory, the budget is {CEILING} kB");
+    }
+}
