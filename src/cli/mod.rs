@@ -88,7 +88,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
 
 /// Threads for short file operations. Each keeps the memory of what it read until it reads again: with
 /// a thread for each of a sort's spilled runs, that was 300 MB beyond the budget.
-const FILE_THREADS: usize = 4;
+const FILE_THREADS: usize = 2;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()

@@ -117,7 +117,7 @@ impl Lab {
         let directory = tempfile::tempdir().unwrap();
         let settings = LakeSettings {
             warehouse: directory.path().to_str().unwrap().to_owned(),
-            catalog: "filesystem".to_owned(),
+            catalog: "filesystem".into(),
             options: BTreeMap::new(),
         };
         let lake = Lake::open(&settings).await.unwrap();
