@@ -38,7 +38,7 @@ async fn a_change_of_most_of_a_large_table_stays_within_the_budget() {
     source
         .run(
             "create table big (id bigint primary key, note text, updated_at timestamptz default now());
-             insert into big select i * 7919 % 500009, repeat(md5(i::text), 9) from generate_series(1, 500008) i;
+             insert into big select i::bigint * 7919 % 500009, repeat(md5(i::text), 9) from generate_series(1, 500008) i;
              create index on big (updated_at);
              analyze big",
         )
