@@ -14,27 +14,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
 use super::audit;
+use super::stamp::{Stamp, lake_schema};
 use super::{Context, ExtractReport, Mode, Progress, Stream};
 use crate::connectors;
-use crate::delta::{Op, Watermark};
+use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::lake::{Change, Comparison, Effect, LakeTable, RowCounts, TableMode, TableSpec, WrittenFile};
 use crate::memory::Budget;
 use crate::source::{ChangeDetection, Extent, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source};
-use crate::table::{OP_COLUMN, TableDescription};
-
-/// Append tables: the order in which rows came, pass by pass.
-const SEQ_COLUMN: &str = "_seq";
-/// Append tables: when rows came, the same for all rows of a pass.
-const AT_COLUMN: &str = "_at";
+use crate::table::TableDescription;
 
 /// How many readings one pass may take: the change, or an interrupted first read and the change since.
 const READINGS: usize = 2;
@@ -149,22 +142,6 @@ pub fn lake_table_plan(stream: &Stream, table: &TableDescription, plan: &ReadPla
         partition_by: stream.settings.partition_by.clone(),
         format_version: stream.settings.format_version,
     })
-}
-
-/// What a source's rows look like in the lake: append tables say of each row what it is and when it came.
-fn lake_schema(source: &SchemaRef, mode: TableMode) -> SchemaRef {
-    if mode != TableMode::Append {
-        return source.clone();
-    }
-    let mut fields: Vec<Arc<Field>> = source.fields().iter().cloned().collect();
-    fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int32, false)));
-    fields.push(Arc::new(Field::new(SEQ_COLUMN, DataType::Int64, false)));
-    fields.push(Arc::new(Field::new(
-        AT_COLUMN,
-        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        false,
-    )));
-    Arc::new(Schema::new(fields))
 }
 
 /// One reading and where it goes.
@@ -453,33 +430,6 @@ impl Tally {
         self.commits += part.commits;
         self.changed.updated += part.changed.updated;
         self.changed.deleted += part.changed.deleted;
-    }
-}
-
-/// What an append table says of each row: what happened, in which pass, and when.
-#[derive(Clone)]
-struct Stamp {
-    seq: i64,
-    at: DateTime<Utc>,
-}
-
-impl Stamp {
-    /// One more than the passes before: the number of snapshots that brought rows.
-    fn new(table: &LakeTable) -> Self {
-        let at = Utc::now();
-        Self { seq: table.next_sequence_number(), at }
-    }
-
-    fn put_on(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        let rows = batch.num_rows();
-        let schema = lake_schema(&batch.schema(), TableMode::Append);
-        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-        columns.push(Arc::new(Int32Array::from_value(Op::Upsert as i32, rows)));
-        columns.push(Arc::new(Int64Array::from_value(self.seq, rows)));
-        columns.push(Arc::new(
-            TimestampMicrosecondArray::from_value(self.at.timestamp_micros(), rows).with_timezone("UTC"),
-        ));
-        Ok(RecordBatch::try_new(schema, columns)?)
     }
 }
 

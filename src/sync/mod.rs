@@ -14,6 +14,7 @@ mod audit;
 mod extract;
 mod load;
 mod report;
+mod stamp;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
