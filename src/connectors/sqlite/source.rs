@@ -10,7 +10,7 @@ use super::{describe, read};
 use crate::clients::sqlite::{File, on_a_thread};
 use crate::connection::Connection;
 use crate::connectors::sql::{SQLITE, counting};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
 use crate::table::{TableDescription, TableId};
 
