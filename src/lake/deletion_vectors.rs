@@ -60,7 +60,7 @@ pub(super) async fn write(table: &LakeTable, vectors: Vec<Vector>) -> Result<Vec
 }
 
 async fn write_one(table: &LakeTable, vector: Vector) -> Result<WrittenFile> {
-    let location = format!("{}/data/{}-deletes.puffin", table.location(), Uuid::new_v4());
+    let location = format!("{}/{}-deletes.puffin", table.data_location(), Uuid::new_v4());
     let (store, place) = table.stores.resolve(&location)?;
     let (offset, blob) = (PUFFIN.len() as u64, encode(&vector.positions)?);
     let length = blob.len() as u64;

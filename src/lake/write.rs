@@ -33,6 +33,10 @@ const FILE_BYTES: u64 = 256 << 20;
 /// row-group budget; beyond it the least recently used is ended.
 const OPEN_FILES: usize = 64;
 
+/// Table property: where data goes that shall not lie beside the metadata. A store that a catalog
+/// guards may refuse files that it does not know, such as `.puffin`.
+const DATA_PATH: &str = "write.data.path";
+
 /// A file that is written and not yet part of any snapshot.
 #[derive(Debug, Clone)]
 pub struct WrittenFile {
@@ -133,7 +137,7 @@ impl TableWriter {
             None => String::new(),
         };
         let location =
-            format!("{}/data/{directory}{}-{:05}.parquet", self.table.location(), self.id, self.files);
+            format!("{}/{directory}{}-{:05}.parquet", self.table.data_location(), self.id, self.files);
         self.files += 1;
         OpenFile::create(layout, &self.table.stores, location, partition.clone(), self.spec_id())
     }
@@ -177,6 +181,14 @@ pub(super) async fn discard(stores: &Stores, files: &[WrittenFile]) {
 }
 
 impl LakeTable {
+    /// Where new data and delete files go, without a slash at the end.
+    pub(super) fn data_location(&self) -> String {
+        match self.property(DATA_PATH) {
+            Some(path) => path.trim_end_matches('/').to_owned(),
+            None => format!("{}/data", self.location()),
+        }
+    }
+
     /// A writer by the table's current schema and partition spec.
     pub fn writer(&self, budget: Budget) -> Result<TableWriter> {
         let metadata = self.table.metadata();

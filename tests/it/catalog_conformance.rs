@@ -72,7 +72,7 @@ macro_rules! suite {
     )*};
 }
 
-suite! { filesystem_on_disk filesystem_on_s3 filesystem_on_azure filesystem_on_gcs sqlite_on_disk sqlite_on_s3 postgres_on_disk }
+suite! { filesystem_on_disk filesystem_on_s3 filesystem_on_azure filesystem_on_gcs sqlite_on_disk sqlite_on_s3 postgres_on_disk rest }
 
 async fn filesystem_on_disk() -> Option<Place> {
     let folder = tempfile::tempdir().unwrap();
@@ -136,6 +136,13 @@ async fn postgres_on_disk() -> Option<Place> {
     Some(place(LakeSettings { warehouse, catalog, options: BTreeMap::new() }, (pg, database, folder)))
 }
 
+/// A real server, which knows small letters only, and levels of namespaces.
+async fn rest() -> Option<Place> {
+    let (s3, settings) = fixture::rest_catalog().await?;
+    let names = &[("main", "plain"), ("a.b", "below"), ("main", "with-dash_1")];
+    Some(Place { keeps_files: false, names, ..place(settings, s3) })
+}
+
 fn place(settings: LakeSettings, keep: impl Any + Send + Sync) -> Place {
     let keep: Vec<Box<dyn Any + Send + Sync>> = vec![Box::new(keep)];
     Place { settings, renames: true, keeps_files: true, names: ODD_NAMES, _keep: keep }
@@ -159,7 +166,7 @@ fn id() -> TableId {
     TableId::new("main", "t")
 }
 
-async fn create(lake: &Lake, id: &TableId) -> Result<LakeTable> {
+pub(crate) async fn create(lake: &Lake, id: &TableId) -> Result<LakeTable> {
     let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
     let spec = TableSpec {
         id: id.clone(),
@@ -173,7 +180,7 @@ async fn create(lake: &Lake, id: &TableId) -> Result<LakeTable> {
 }
 
 /// Adds a row, as one snapshot, to the table as it was loaded.
-async fn append(table: &mut LakeTable, number: i64) -> Result<()> {
+pub(crate) async fn append(table: &mut LakeTable, number: i64) -> Result<()> {
     let budget = Budget::new(128 << 20, 1).unwrap();
     let mut writer = table.writer(budget)?;
     let column = Arc::new(Int64Array::from_iter_values([number])) as ArrayRef;
@@ -188,7 +195,7 @@ async fn append(table: &mut LakeTable, number: i64) -> Result<()> {
     table.commit(change, budget).await.map(drop)
 }
 
-async fn rows(lake: &Lake, table: &LakeTable) -> Vec<i64> {
+pub(crate) async fn rows(lake: &Lake, table: &LakeTable) -> Vec<i64> {
     let stores = RuntimeEnvBuilder::new().with_object_store_registry(lake.stores()).build_arc().unwrap();
     let context = SessionContext::new_with_config_rt(SessionConfig::new(), stores);
     context.register_table("t", table.provider(None).await.unwrap()).unwrap();

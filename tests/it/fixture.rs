@@ -34,7 +34,7 @@ pub(crate) use pipeline::{Pipeline, Ran, ran};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
 pub(crate) use proxy::Proxy;
 pub(crate) use replica::Replica;
-pub(crate) use s3::{S3, s3};
+pub(crate) use s3::{S3, rest_catalog, s3};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

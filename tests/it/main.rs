@@ -18,6 +18,7 @@ mod lake_commit;
 mod lake_deletes;
 mod lake_faults;
 mod lake_places;
+mod lake_rest;
 mod lake_sql_catalog;
 mod lake_write;
 mod many_streams;

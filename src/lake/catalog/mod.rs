@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! filesystem   the next version's file is created, if it is not there     (`filesystem.rs`)
+//! rest         a server is asked, and what it shows decides               (`rest/`)
 //! sql          one row is updated, if it still names the old file         (`sql.rs`)
 //! ```
 
 mod files;
 mod filesystem;
+mod rest;
 mod sql;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
 
 pub use filesystem::Filesystem;
+pub use rest::Rest;
 pub use sql::Sql;
 
 /// Metadata-only changes of others (a property, a tag) that a commit may find in its way, one after
@@ -117,10 +120,7 @@ pub fn open(settings: &CatalogSettings, warehouse: &str, stores: Arc<Stores>) ->
         Some(("sqlite" | "postgres" | "postgresql", _)) => {
             Ok(Arc::new(Sql::new(settings, warehouse, stores)?))
         }
-        Some(("http" | "https", _)) => {
-            Err(Error::new(ErrorKind::Unsupported, "this build has no REST catalog")
-                .hint("use `filesystem`, `sqlite:///path/catalog.db` or `postgres://…`"))
-        }
+        Some(("http" | "https", _)) => Ok(Arc::new(Rest::new(settings, warehouse, stores)?)),
         // What was written is not repeated: it may hold a password.
         _ => Err(Error::new(ErrorKind::Config, "the lake's `catalog` is not known").hint(
             "write `filesystem`, `sqlite:///path/catalog.db`, `postgres://user:${PASSWORD}@host/database` \

@@ -69,7 +69,7 @@ pub(super) async fn write(table: &LakeTable, doomed: Vec<Doomed>) -> Result<Vec<
 }
 
 async fn write_one(table: &LakeTable, spec_id: i32, partition: Struct, rows: &[Doomed]) -> Result<DataFile> {
-    let location = format!("{}/data/{}-deletes.parquet", table.location(), Uuid::new_v4());
+    let location = format!("{}/{}-deletes.parquet", table.data_location(), Uuid::new_v4());
     let (store, place) = table.stores.resolve(&location)?;
     let error = |source| parquet_write_error(&location, source);
     let schema = schema();

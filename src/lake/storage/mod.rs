@@ -16,6 +16,7 @@ mod gcs;
 mod local;
 mod options;
 mod s3;
+mod vended;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,6 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) use errors::{file_error, iceberg_error, store_error};
 pub(super) use file_io::file_io;
+pub(super) use vended::{Vended, Vendor};
 
 /// A throttled or restarting store gets this long to come back before a pass fails; the next pass
 /// goes on from the last commit.
@@ -49,13 +51,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Stores {
     options: Options,
     by_base: RwLock<HashMap<String, Arc<dyn ObjectStore>>>,
+    /// Those in which prefixes have credentials of their own.
+    routed: RwLock<HashMap<String, Arc<vended::Routes>>>,
 }
 
 impl Stores {
     /// Stores that are opened when first needed, with these options: see
     /// [`LakeSettings::options`](super::LakeSettings::options).
     pub fn new(options: BTreeMap<String, String>) -> Self {
-        Self { options: Options(options), by_base: RwLock::default() }
+        Self { options: Options(options), ..Self::default() }
+    }
+
+    /// What they are opened with.
+    pub(super) fn options(&self) -> &BTreeMap<String, String> {
+        &self.options.0
     }
 
     /// The store that holds a location, and the path there.
