@@ -199,7 +199,10 @@ impl From<datafusion::error::DataFusionError> for Error {
         match source {
             D::External(inner) => match inner.downcast::<Error>() {
                 Ok(ours) => *ours,
-                Err(inner) => Self::new(ErrorKind::Internal, "query failed").because(inner),
+                Err(inner) => match ours(inner.as_ref()) {
+                    Some(ours) => ours.again().because(inner),
+                    None => Self::new(ErrorKind::Internal, "query failed").because(inner),
+                },
             },
             D::Context(_, inner) | D::Diagnostic(_, inner) => (*inner).into(),
             D::Collection(mut errors) if !errors.is_empty() => errors.swap_remove(0).into(),
@@ -208,6 +211,7 @@ impl From<datafusion::error::DataFusionError> for Error {
                     Ok(inner) => (*inner).into(),
                     Err(inner) => D::External(inner).into(),
                 },
+                other @ arrow::error::ArrowError::ParquetError(_) => damaged(other),
                 other => other.into(),
             },
             // One failure that several streams report.
@@ -224,9 +228,20 @@ impl From<datafusion::error::DataFusionError> for Error {
             D::SQL(..) | D::Plan(_) | D::SchemaError(..) => {
                 Self::new(ErrorKind::Config, format!("query is not valid: {}", source.strip_backtrace()))
             }
-            other => Self::new(ErrorKind::Internal, "query failed").because(other),
+            other => match ours(&other) {
+                Some(ours) => ours.again().because(other),
+                None if matches!(other, D::ParquetError(_)) => damaged(other),
+                None => Self::new(ErrorKind::Internal, "query failed").because(other),
+            },
         }
     }
+}
+
+/// What a reader cannot make sense of.
+fn damaged(source: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>) -> Error {
+    Error::new(ErrorKind::Corrupt, "cannot read a data file: it is damaged")
+        .hint("restore it from a backup, or read a snapshot without it: `frazil snapshots` lists them")
+        .because(source)
 }
 
 /// The engine error at the bottom of a DataFusion error that cannot be taken apart.

@@ -188,7 +188,7 @@ fn is_binary(bound: &Datum) -> bool {
 }
 
 /// The least text that is greater than all that begin with `prefix`.
-fn next_text(prefix: &str) -> Option<String> {
+pub(super) fn next_text(prefix: &str) -> Option<String> {
     let mut characters: Vec<char> = prefix.chars().collect();
     while let Some(last) = characters.pop() {
         // The order of UTF-8 is that of code points; surrogates lie between and are no characters.
@@ -204,7 +204,7 @@ fn next_text(prefix: &str) -> Option<String> {
     None
 }
 
-fn next_bytes(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn next_bytes(prefix: &[u8]) -> Option<Vec<u8>> {
     let end = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
     let mut bytes = prefix[..=end].to_vec();
     bytes[end] += 1;

@@ -161,6 +161,7 @@ impl LakeTable {
         budget: Budget,
         aside: bool,
     ) -> Result<SnapshotId> {
+        self.leave_version_1().await?;
         let mut outcome = Err(moved(Error::new(ErrorKind::Conflict, "")));
         for _ in 0..REBASES {
             let place = match self.place(&change) {

@@ -293,7 +293,7 @@ impl DeltaRows {
             false => vec![ScalarValue::Int8(Some(op as i8)), ScalarValue::Int64(Some(seq))],
         };
         Scan {
-            stores: &self.table.stores,
+            table: &self.table,
             columns: &self.columns,
             constants: self.constants.clone(),
             files: side.iter().map(|(rows, seq)| (rows.clone(), constants(*seq))).collect(),

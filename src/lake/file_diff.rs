@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Manifests are immutable, so one that both lists name holds no difference and is read only when an
-//! older file's deletes must be known. The answer is exact in either direction of history: a
+//! older file's deletes must be known. Deletes by value, which only other engines write, become
+//! positions first. The answer is exact in either direction of history: a
 //! rollback is the same difference, turned around. The live rows of a snapshot are its difference
 //! from nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -19,9 +20,9 @@ use iceberg::spec::{DataContentType, ManifestContentType, ManifestFile};
 use iceberg::table::Table;
 use roaring::RoaringTreemap;
 
-use super::Stores;
-use super::manifest::{self, LiveFile};
+use super::manifest::{self, LiveFile, LiveFiles};
 use super::position_deletes::{self, Deleted};
+use super::{Stores, equality_deletes};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Manifests read at once: enough to hide a store's latency, few enough to hold in memory.
@@ -93,8 +94,18 @@ pub(super) async fn between(
     let rewritten = a.take_common(&mut b);
 
     // What came or went with delete files: their positions, whatever file they are of.
-    let hidden = position_deletes::read(stores, &b.deletes, None).await?;
-    let shown = position_deletes::read(stores, &a.deletes, None).await?;
+    let (by_value_a, by_value_b) = (take_equality(&mut a.deletes), take_equality(&mut b.deletes));
+    let mut hidden = position_deletes::read(stores, &b.deletes, None).await?;
+    let mut shown = position_deletes::read(stores, &a.deletes, None).await?;
+    if !by_value_a.is_empty() || !by_value_b.is_empty() {
+        let both = data_of_both(table, &shared, &rewritten).await?;
+        for (deletes, data, positions) in
+            [(&by_value_a, &a.data, &mut shown), (&by_value_b, &b.data, &mut hidden)]
+        {
+            let data: Vec<_> = data.iter().chain(&both).collect();
+            unite(positions, equality_deletes::positions(table, stores, deletes, &data).await?)?;
+        }
+    }
 
     // Files of both snapshots that such deletes hit.
     let moved: HashSet<&str> = a.data.iter().chain(&b.data).map(|file| file.path()).collect();
@@ -103,8 +114,7 @@ pub(super) async fn between(
 
     // Deletes that both snapshots have, of the files at hand.
     let survivors = survivors(table, &shared, &rewritten, &touched).await?;
-    let at_hand: BTreeMap<&str, i64> =
-        a.data.iter().chain(&b.data).chain(&survivors).map(|file| (file.path(), file.sequence)).collect();
+    let at_hand: Vec<&LiveFile> = a.data.iter().chain(&b.data).chain(&survivors).collect();
     let kept = kept_deletes(table, stores, &shared, &rewritten, &at_hand).await?;
 
     let both = |path: &str, changed: &HashMap<String, Deleted>| match (kept.get(path), changed.get(path)) {
@@ -204,31 +214,74 @@ async fn survivors(
     let mut found: Vec<_> =
         rewritten.data.iter().filter(|file| paths.contains(file.path())).cloned().collect();
     if found.len() < paths.len() {
-        let data: Vec<_> =
-            shared.iter().filter(|manifest| manifest.content == ManifestContentType::Data).collect();
-        let read = Entries::read(table, &data).await?;
-        found.extend(read.data.into_iter().filter(|file| paths.contains(file.path())));
+        found = data_of_both(table, shared, rewritten).await?;
+        found.retain(|file| paths.contains(file.path()));
     }
     // Deletes may outlive their data file; such positions hide nothing.
     Ok(found)
 }
 
-/// Positions that were deleted in both snapshots, of the files at hand (path → sequence number).
+/// The data files that both snapshots have.
+async fn data_of_both(table: &Table, shared: &[ManifestFile], rewritten: &Entries) -> Result<Vec<LiveFile>> {
+    let data: Vec<_> =
+        shared.iter().filter(|manifest| manifest.content == ManifestContentType::Data).collect();
+    let mut files = Entries::read(table, &data).await?.data;
+    files.extend(rewritten.data.iter().cloned());
+    Ok(files)
+}
+
+/// Positions that were deleted in both snapshots, of the files at hand.
 async fn kept_deletes(
     table: &Table,
     stores: &Stores,
     shared: &[ManifestFile],
     rewritten: &Entries,
-    files: &BTreeMap<&str, i64>,
+    files: &[&LiveFile],
 ) -> Result<HashMap<String, Deleted>> {
     // A delete is never older than the file it is of: newly written files need no old manifest.
-    let Some(oldest) = files.values().min().copied() else { return Ok(HashMap::new()) };
+    let Some(oldest) = files.iter().map(|file| file.sequence).min() else { return Ok(HashMap::new()) };
     let may_concern = |manifest: &&ManifestFile| {
         manifest.content == ManifestContentType::Deletes && manifest.sequence_number >= oldest
     };
     let relevant: Vec<_> = shared.iter().filter(may_concern).collect();
     let mut deletes = Entries::read(table, &relevant).await?.deletes;
     deletes.extend(rewritten.deletes.iter().cloned());
-    let paths = files.keys().copied().collect();
-    position_deletes::read(stores, &deletes, Some(&paths)).await
+    hidden(table, stores, deletes, files).await
+}
+
+/// The positions that deletes of one snapshot hide in some of its files.
+pub(super) async fn hidden(
+    table: &Table,
+    stores: &Stores,
+    mut deletes: Vec<LiveFile>,
+    files: &[&LiveFile],
+) -> Result<HashMap<String, Deleted>> {
+    let by_value = take_equality(&mut deletes);
+    let paths = files.iter().map(|file| file.path()).collect();
+    let mut positions = position_deletes::read(stores, &deletes, Some(&paths)).await?;
+    unite(&mut positions, equality_deletes::positions(table, stores, &by_value, files).await?)?;
+    Ok(positions)
+}
+
+/// The rows of a snapshot's files that its deletes leave.
+pub(super) async fn visible(table: &Table, stores: &Stores, live: LiveFiles) -> Result<Vec<FileRows>> {
+    let files: Vec<&LiveFile> = live.data.iter().collect();
+    let mut positions = hidden(table, stores, live.deletes, &files).await?;
+    let rows = live.data.into_iter().map(|file| {
+        let deleted = positions.remove(file.path()).map(Deleted::positions).unwrap_or_default();
+        FileRows::except(file, deleted)
+    });
+    Ok(rows.filter(|rows| rows.count() > 0).collect())
+}
+
+fn take_equality(deletes: &mut Vec<LiveFile>) -> Vec<LiveFile> {
+    deletes.extract_if(.., |file| equality_deletes::is_equality(file)).collect()
+}
+
+fn unite(all: &mut HashMap<String, Deleted>, by_value: HashMap<String, RoaringTreemap>) -> Result<()> {
+    for (path, positions) in by_value {
+        let so_far = all.remove(&path).unwrap_or_default();
+        all.insert(path, so_far.and(Deleted::by_value(positions))?);
+    }
+    Ok(())
 }

@@ -1,114 +1,137 @@
-//! What a manifest says of a data file's values, in DataFusion's words: to leave out files that a
-//! filter excludes, and to answer `count(*)` without reading.
+//! What a manifest says of a data file's values, in DataFusion's words: to answer `count(*)` without
+//! reading, and to order joins.
 //!
 //! Bounds are only bounds: strings are cut, and another engine may have written wider ones than it
-//! had to. So they exclude files and never answer `min` or `max`. Counts are exact.
+//! had to. So they never answer `min` or `max`. Counts are exact.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::common::pruning::PruningStatistics;
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, ColumnStatistics, ScalarValue, Statistics};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use iceberg::spec::{DataFile, Datum, PrimitiveLiteral, PrimitiveType};
-use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
+use super::field_ids::id;
 use super::file_diff::{FileRows, Rows};
-use crate::error::Result;
+use super::reshape::Defaults;
 
-/// For each file, whether it may have rows that pass the filter.
-pub(super) fn may_match(
-    files: &[FileRows],
-    filter: Arc<dyn PhysicalExpr>,
-    schema: &SchemaRef,
-) -> Result<Vec<bool>> {
-    let predicate = PruningPredicate::try_new(filter, schema.clone())?;
-    Ok(predicate.prune(&Bounds { files, schema })?)
-}
-
-struct Bounds<'a> {
-    files: &'a [FileRows],
-    schema: &'a Schema,
-}
-
-impl Bounds<'_> {
-    /// One value a file; NULL where a file has no bound that can be used.
-    fn of(&self, column: &Column, bound: fn(&DataFile) -> &HashMap<i32, Datum>) -> Option<ArrayRef> {
-        let (id, data_type) = self.column(column)?;
-        let unknown = ScalarValue::try_from(data_type).ok()?;
-        let values = self.files.iter().map(|rows| {
-            let file = &rows.file.file;
-            let known = || {
-                // Bounds leave NaN out, but DataFusion orders it above all numbers.
-                if data_type.is_floating() && file.nan_value_counts().get(&id) != Some(&0) {
-                    return None;
-                }
-                scalar(bound(file).get(&id)?)?.cast_to(data_type).ok()
-            };
-            known().unwrap_or_else(|| unknown.clone())
-        });
-        ScalarValue::iter_to_array(values).ok()
-    }
-
-    fn column(&self, column: &Column) -> Option<(i32, &DataType)> {
-        let field = self.schema.field_with_name(&column.name).ok()?;
-        Some((field_id(field)?, field.data_type()))
-    }
-}
-
-fn field_id(field: &arrow::datatypes::Field) -> Option<i32> {
-    field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
-}
-
-impl PruningStatistics for Bounds<'_> {
-    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.of(column, DataFile::lower_bounds)
-    }
-
-    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.of(column, DataFile::upper_bounds)
-    }
-
-    fn num_containers(&self) -> usize {
-        self.files.len()
-    }
-
-    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        let (id, _) = self.column(column)?;
-        let counts = self.files.iter().map(|rows| rows.file.file.null_value_counts().get(&id).copied());
-        Some(Arc::new(counts.collect::<UInt64Array>()))
-    }
-
-    fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(
-            self.files.iter().map(|rows| Some(rows.file.file.record_count())).collect::<UInt64Array>(),
-        ))
-    }
-
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        None
-    }
-}
-
-/// Statistics of the rows that are read of a file: the number of rows, and of NULLs where none is hidden.
-pub(super) fn statistics(rows: &FileRows, schema: &Schema) -> Statistics {
-    let columns = schema.fields().iter().map(|field| {
+/// Statistics of the rows that are read of a file: how many there are, and of a column the NULLs where no
+/// row is hidden, and about which values. `constants` are values that all rows have in columns that
+/// the file leaves out: DataFusion puts them in.
+pub(super) fn statistics(rows: &FileRows, schema: &Schema, constants: &Defaults) -> Statistics {
+    let file = &rows.file.file;
+    let count = rows.count() as usize;
+    let column = |field: &FieldRef| {
+        let Some(id) = field_id(field) else { return ColumnStatistics::new_unknown() };
+        if let Some(constant) = constants.get(&id.to_string()).filter(|_| may_be_absent(file, field, id)) {
+            return always(constant, field.data_type(), count);
+        }
         let nulls = match rows.rows {
-            Rows::All => field_id(field).and_then(|id| rows.file.file.null_value_counts().get(&id)),
+            Rows::All => file.null_value_counts().get(&id),
             Rows::Except(_) | Rows::Only(_) => None,
         };
-        let null_count = nulls.map_or(Precision::Absent, |&count| Precision::Exact(count as usize));
-        ColumnStatistics { null_count, ..ColumnStatistics::new_unknown() }
-    });
+        // Bounds leave NaN out, but DataFusion orders it above all numbers.
+        let ordered = !field.data_type().is_floating() || file.nan_value_counts().get(&id) == Some(&0);
+        let about = |bounds: &HashMap<i32, Datum>| {
+            let bounds = ordered.then_some(bounds)?;
+            let value = scalar(bounds.get(&id)?)?.cast_to(field.data_type()).ok()?;
+            Some(Precision::Inexact(value))
+        };
+        ColumnStatistics {
+            null_count: nulls.map_or(Precision::Absent, |&count| Precision::Exact(count as usize)),
+            min_value: about(file.lower_bounds()).unwrap_or(Precision::Absent),
+            max_value: about(file.upper_bounds()).unwrap_or(Precision::Absent),
+            ..ColumnStatistics::new_unknown()
+        }
+    };
     Statistics {
-        num_rows: Precision::Exact(rows.count() as usize),
-        total_byte_size: Precision::Inexact(rows.file.file.file_size_in_bytes() as usize),
-        column_statistics: columns.collect(),
+        num_rows: Precision::Exact(count),
+        total_byte_size: Precision::Inexact(file.file_size_in_bytes() as usize),
+        column_statistics: schema.fields().iter().map(column).collect(),
     }
+}
+
+/// Whether a manifest says nothing of a column, as of one that the file does not have. Where the file
+/// has it nevertheless, its values are the constant's; of floats, equal ones can differ in sign.
+fn may_be_absent(file: &DataFile, field: &FieldRef, id: i32) -> bool {
+    let told = file.value_counts().contains_key(&id) || file.column_sizes().contains_key(&id);
+    !told && !field.data_type().is_floating()
+}
+
+fn always(value: &ScalarValue, data_type: &DataType, rows: usize) -> ColumnStatistics {
+    let unknown = ColumnStatistics::new_unknown();
+    if value.is_null() {
+        return ColumnStatistics { null_count: Precision::Exact(rows), ..unknown };
+    }
+    match value.cast_to(data_type) {
+        Ok(value) => ColumnStatistics {
+            null_count: Precision::Exact(0),
+            min_value: Precision::Exact(value.clone()),
+            max_value: Precision::Exact(value),
+            ..unknown
+        },
+        Err(_) => unknown,
+    }
+}
+
+/// The statistics of all files together, of which the last `constants` columns are the scan's own.
+pub(super) fn total<'a>(
+    files: impl Iterator<Item = &'a Statistics>,
+    columns: usize,
+    constants: usize,
+) -> Statistics {
+    let mut sum: Option<Statistics> = None;
+    for file in files {
+        let Some(sum) = &mut sum else {
+            sum = Some(file.clone());
+            continue;
+        };
+        sum.num_rows = sum.num_rows.add(&file.num_rows);
+        sum.total_byte_size = sum.total_byte_size.add(&file.total_byte_size);
+        for (column, other) in sum.column_statistics.iter_mut().zip(&file.column_statistics) {
+            column.null_count = match (column.null_count, other.null_count) {
+                (Precision::Exact(a), Precision::Exact(b)) => Precision::Exact(a + b),
+                _ => Precision::Absent,
+            };
+            column.min_value = either(&column.min_value, &other.min_value, ScalarValue::lt);
+            column.max_value = either(&column.max_value, &other.max_value, ScalarValue::gt);
+        }
+    }
+    let Some(mut sum) = sum else { return Statistics::default() };
+    for column in &mut sum.column_statistics {
+        // A constant of some files only, and bounds of all others: about so.
+        column.min_value = std::mem::take(&mut column.min_value).to_inexact();
+        column.max_value = std::mem::take(&mut column.max_value).to_inexact();
+    }
+    // Of the constants a file knows its own value only.
+    sum.column_statistics.truncate(columns);
+    sum.column_statistics.resize_with(columns + constants, Default::default);
+    sum
+}
+
+fn either(
+    a: &Precision<ScalarValue>,
+    b: &Precision<ScalarValue>,
+    is_first: fn(&ScalarValue, &ScalarValue) -> bool,
+) -> Precision<ScalarValue> {
+    match (a.get_value(), b.get_value()) {
+        (Some(a), Some(b)) => Precision::Inexact(if is_first(a, b) { a.clone() } else { b.clone() }),
+        _ => Precision::Absent,
+    }
+}
+
+/// Columns of which some file may hold NaN, by field id.
+pub(super) fn with_nan<'a>(
+    files: impl Iterator<Item = &'a DataFile> + Clone,
+    schema: &Schema,
+) -> HashSet<String> {
+    let floats = schema.fields().iter().filter(|field| field.data_type().is_floating()).filter_map(field_id);
+    let may = |id: &i32| files.clone().any(|file| file.nan_value_counts().get(id) != Some(&0));
+    floats.filter(may).map(|id| id.to_string()).collect()
+}
+
+fn field_id(field: &FieldRef) -> Option<i32> {
+    id(field)?.parse().ok()
 }
 
 /// A bound of a manifest, or a default of a schema, as DataFusion's value.

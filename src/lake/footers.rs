@@ -7,7 +7,7 @@ use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
-use super::storage::{Stores, store_error};
+use super::storage::{RESTORE, Stores, store_error};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Footers kept, in bytes: those of some hundred files; part of the budget's fixed share.
@@ -60,6 +60,7 @@ pub(super) fn parquet_error(path: &str, source: ParquetError) -> Error {
         |source| {
             Error::new(ErrorKind::Corrupt, "cannot read a data file: it is damaged")
                 .with("file", path)
+                .hint(RESTORE)
                 .because(source)
         },
         |source| store_error("read a data file", path, source),

@@ -57,6 +57,17 @@ impl LakeTable {
         if is_v3(self.table.metadata()) { FormatVersion::V3 } else { FormatVersion::V2 }
     }
 
+    /// Raises a table of another engine in version 1 to version 2, before it is written to: in version 1
+    /// rows cannot be hidden, and nobody knows in which order files came.
+    pub(super) async fn leave_version_1(&mut self) -> Result<()> {
+        if self.table.metadata().format_version() > iceberg::spec::FormatVersion::V1 {
+            return Ok(());
+        }
+        let updates = vec![TableUpdate::UpgradeFormatVersion { format_version: of(FormatVersion::V2) }];
+        self.table = self.catalog.commit(&self.table, self.unmoved(), updates).await?;
+        Ok(())
+    }
+
     /// Raises the table to a version of the format, and says so if that was something to do. Files stay
     /// as they are; position deletes go on to hide rows until a commit touches their data file.
     /// [`Config`](ErrorKind::Config) when the table is beyond that version.

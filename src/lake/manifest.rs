@@ -8,7 +8,7 @@ use iceberg::spec::{
 };
 use iceberg::table::Table;
 
-use super::storage::iceberg_error;
+use super::storage::{RESTORE, iceberg_error};
 use super::{LakeTable, SnapshotId, row_lineage};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -76,13 +76,19 @@ impl LakeTable {
 /// The manifests of a snapshot.
 pub(super) async fn manifests(table: &Table, snapshot: &Snapshot) -> Result<Vec<ManifestFile>> {
     let snapshot = Arc::new(snapshot.clone());
-    let list = table.manifest_list_reader(&snapshot).load().await.map_err(iceberg_error)?;
+    let list = table.manifest_list_reader(&snapshot).load().await;
+    let list = list.map_err(|source| damaged(snapshot.manifest_list(), source))?;
     Ok(list.consume_entries().into_iter().collect())
 }
 
 /// The files of a snapshot.
 pub(super) async fn live_files(table: &Table, snapshot: &Snapshot) -> Result<LiveFiles> {
     let manifests = manifests(table, snapshot).await?;
+    live_in(table, &manifests.iter().collect::<Vec<_>>()).await
+}
+
+/// The live files of some manifests of one snapshot.
+pub(super) async fn live_in(table: &Table, manifests: &[&ManifestFile]) -> Result<LiveFiles> {
     // Collected, so that the future is `Send` for every lifetime: DataFusion's traits ask for that.
     let loads: Vec<_> = manifests
         .iter()
@@ -125,11 +131,24 @@ pub(super) async fn live_entries(
     table: &Table,
     manifest: &ManifestFile,
 ) -> Result<Vec<(ManifestEntryRef, Option<i64>)>> {
-    let loaded = manifest.load_manifest(table.file_io()).await.map_err(iceberg_error)?;
+    let loaded = manifest.load_manifest(table.file_io()).await;
+    let loaded = loaded.map_err(|source| damaged(&manifest.manifest_path, source))?;
     let (mut entries, _) = loaded.into_parts();
     entries.retain(|entry| entry.is_alive());
     let first_row_ids = row_lineage::first_row_ids(&entries, manifest);
     Ok(entries.into_iter().zip(first_row_ids).collect())
+}
+
+/// That a manifest, or a list of them, cannot be read. What is not the store's failure is damage.
+fn damaged(file: &str, source: iceberg::Error) -> Error {
+    let error = match iceberg_error(source) {
+        error if error.kind() == ErrorKind::Internal => {
+            Error::new(ErrorKind::Corrupt, "a metadata file of the table is damaged").because(error)
+        }
+        error => error,
+    };
+    let error = error.with("file", file);
+    if error.kind() == ErrorKind::Corrupt { error.hint(RESTORE) } else { error }
 }
 
 /// A manifest that only records removals need not be read.

@@ -1,9 +1,8 @@
 //! Reads position-delete files and deletion vectors: which rows of which data files are hidden.
 //!
 //! A delete file is read once, and only if it can concern a wanted file: by the file it names, by
-//! the bounds of its paths, or by the statistics of its row groups. Other kinds of deletes
-//! (equality deletes), which only other engines write, are refused: to overlook one would show rows
-//! that are gone.
+//! the bounds of its paths, or by the statistics of its row groups. Delete files in other formats,
+//! which only other engines write, are refused: to overlook one would show rows that are gone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -38,17 +37,25 @@ pub(super) struct Deleted {
     listed: RoaringTreemap,
     /// By a deletion vector: it holds what older delete files listed, which do not count beside it.
     vector: Option<RoaringTreemap>,
+    /// By equality deletes, which count beside both.
+    by_value: RoaringTreemap,
 }
 
 impl Deleted {
+    /// What equality deletes say.
+    pub(super) fn by_value(by_value: RoaringTreemap) -> Self {
+        Self { by_value, ..Self::default() }
+    }
+
     /// The rows that are hidden.
     pub(super) fn positions(self) -> RoaringTreemap {
-        self.vector.unwrap_or(self.listed)
+        self.vector.unwrap_or(self.listed) | self.by_value
     }
 
     /// With what other delete files of the same snapshot say.
     pub(super) fn and(mut self, other: Self) -> Result<Self> {
         self.listed |= other.listed;
+        self.by_value |= other.by_value;
         if other.vector.is_some() && self.vector.is_some() {
             return Err(Error::new(ErrorKind::Corrupt, "a data file has two deletion vectors at once")
                 .hint("rewrite the table's data files with the engine that wrote the deletes"));
@@ -91,11 +98,8 @@ fn is_position_deletes(file: &LiveFile) -> bool {
 }
 
 fn foreign_deletes(file: &LiveFile) -> Error {
-    let what = match file.file.content_type() {
-        DataContentType::EqualityDeletes => "equality deletes",
-        _ => "delete files that are not Parquet",
-    };
-    Error::new(ErrorKind::Unsupported, format!("the table has {what}, which this build cannot apply"))
+    let message = "the table has delete files that are not Parquet, which this build cannot apply";
+    Error::new(ErrorKind::Unsupported, message)
         .with("file", file.path())
         .hint("rewrite the table's data files with the engine that wrote the deletes")
 }
@@ -135,7 +139,7 @@ async fn read_file(
         return Ok(HashMap::from([(path, Deleted { vector: Some(positions), ..Deleted::default() })]));
     }
     let listed = read_list(stores, file, wanted).await?;
-    Ok(listed.into_iter().map(|(path, listed)| (path, Deleted { listed, vector: None })).collect())
+    Ok(listed.into_iter().map(|(path, listed)| (path, Deleted { listed, ..Deleted::default() })).collect())
 }
 
 async fn read_list(

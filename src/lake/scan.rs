@@ -1,8 +1,8 @@
 //! A snapshot as a DataFusion table.
 //!
 //! ```text
-//! snapshot ─▶ live files ─▶ pruned by bounds ─▶ PartitionedFile ─▶ DataFusion's Parquet source
-//!                └ position deletes ─▶ rows to read of each ─┘        └ columns by field id
+//! snapshot ─▶ manifests ─▶ files that filters leave ─▶ PartitionedFile ─▶ DataFusion's Parquet source
+//!                             └ deletes ─▶ rows to read of each ─┘             └ columns by field id
 //! ```
 //!
 //! DataFusion's own source does the reading: in parallel by row group, with page pruning, bloom
@@ -11,15 +11,13 @@
 //! the runtime's footers.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::stats::Precision;
-use datafusion::common::{DFSchema, ScalarValue, Statistics};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
@@ -38,16 +36,20 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use futures::{StreamExt, TryStreamExt};
-use iceberg::spec::{Literal, Type};
+use iceberg::spec::{DataFileFormat, Literal, ManifestFile, NameMapping, Type};
 use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use roaring::RoaringTreemap;
 use tokio::sync::OnceCell;
 
-use super::field_ids::{ByFieldId, with_id};
+use super::field_ids::{ByFieldId, id, with_id};
 use super::file_diff::{self, FileRows, Rows};
-use super::{LakeTable, Stores, file_statistics, schema};
+use super::manifest::{self, LiveFile};
+use super::named_reads::NamedReads;
+use super::pruning::Pruning;
+use super::reshape::Defaults;
+use super::{LakeTable, file_statistics, name_mapping, partition_values, schema};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -59,7 +61,7 @@ impl LakeTable {
     pub async fn provider(&self, at: Option<SnapshotId>) -> Result<Arc<dyn TableProvider>> {
         let snapshot = at.or(self.current());
         let columns = self.columns_at(at)?;
-        Ok(Arc::new(SnapshotTable { table: self.clone(), snapshot, columns, files: OnceCell::new() }))
+        Ok(Arc::new(SnapshotTable { table: self.clone(), snapshot, columns, manifests: OnceCell::new() }))
     }
 
     /// How to read files as they are to be seen at a snapshot. Now (`None`) the newest columns are seen,
@@ -82,33 +84,54 @@ impl LakeTable {
                 with_id(&plain.as_ref().clone().with_data_type(in_file.data_type().clone()), field.id)
             });
         let arrow = Arc::new(Schema::new(arrow.collect::<Vec<_>>()));
-        let initial_defaults = fields
-            .iter()
-            .filter_map(|field| match (field.initial_default.as_ref()?, field.field_type.as_ref()) {
-                (Literal::Primitive(value), Type::Primitive(of)) => {
-                    Some((field.id.to_string(), file_statistics::literal(value, of)?))
-                }
-                _ => None,
-            })
-            .map(|(id, value)| {
-                let column = arrow.fields().iter().find(|field| field.metadata().get(FIELD_ID) == Some(&id));
-                let value = column.map_or(Ok(value.clone()), |column| value.cast_to(column.data_type()))?;
-                Ok((id, value))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Columns { arrow, initial_defaults })
+        Ok(Columns {
+            arrow,
+            initial_defaults: Arc::new(initial_defaults(&iceberg_schema)?),
+            name_mapping: name_mapping::of(metadata)?,
+        })
     }
 }
 
-const FIELD_ID: &str = parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+/// What files that lack a field hold in it, at any depth.
+pub(super) fn initial_defaults(schema: &iceberg::spec::Schema) -> Result<Defaults> {
+    let mut defaults = Defaults::new();
+    let in_files = schema::to_file_schema(schema);
+    for field in in_files.fields() {
+        collect_defaults(field, schema, &mut defaults)?;
+    }
+    Ok(defaults)
+}
+
+fn collect_defaults(field: &FieldRef, schema: &iceberg::spec::Schema, defaults: &mut Defaults) -> Result<()> {
+    let known = id(field).and_then(|id| schema.field_by_id(id.parse().ok()?));
+    let default =
+        known.and_then(|known| match (known.initial_default.as_ref()?, known.field_type.as_ref()) {
+            (Literal::Primitive(value), Type::Primitive(kind)) => {
+                Some((known.id.to_string(), file_statistics::literal(value, kind)?))
+            }
+            _ => None,
+        });
+    if let Some((id, value)) = default {
+        defaults.insert(id, value.cast_to(field.data_type())?);
+    }
+    match field.data_type() {
+        DataType::Struct(fields) => {
+            fields.iter().try_for_each(|field| collect_defaults(field, schema, defaults))
+        }
+        DataType::List(inner) | DataType::Map(inner, _) => collect_defaults(inner, schema, defaults),
+        _ => Ok(()),
+    }
+}
 
 /// The columns of a table at a snapshot.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
     /// With their field ids.
     pub(super) arrow: SchemaRef,
-    /// What files that lack a column hold in it, by field id.
-    pub(super) initial_defaults: HashMap<String, ScalarValue>,
+    /// What files that lack a field hold in it.
+    pub(super) initial_defaults: Arc<Defaults>,
+    /// The ids of files that have none.
+    pub(super) name_mapping: Option<Arc<NameMapping>>,
 }
 
 type Footers = Arc<dyn FileMetadataCache>;
@@ -117,8 +140,8 @@ struct SnapshotTable {
     table: LakeTable,
     snapshot: Option<SnapshotId>,
     columns: Columns,
-    /// Planned on first use: a statement may name a table twice, or never scan it.
-    files: OnceCell<Vec<FileRows>>,
+    /// Read on first use: a statement may name a table twice, or never scan it.
+    manifests: OnceCell<Vec<ManifestFile>>,
 }
 
 impl fmt::Debug for SnapshotTable {
@@ -150,44 +173,70 @@ impl TableProvider for SnapshotTable {
         limit: Option<usize>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
         let table = &self.table;
-        let live = || async {
-            let to = self.snapshot.map(|id| id.0);
-            let diff = file_diff::between(&table.table, &table.stores, None, to).await;
-            Ok::<_, Error>(diff.map_err(|error| error.with("table", &table.id))?.added)
-        };
-        let files = self.files.get_or_try_init(live).await?;
-        let files = pruned(session, files, filters, &self.columns.arrow)?;
+        let at = |error: Error| error.with("table", &table.id);
+        let files = self.rows(session, filters, limit).await.map_err(at)?;
         let files = files.into_iter().map(|rows| (rows, Vec::new())).collect();
-        Scan {
-            stores: &table.stores,
-            columns: &self.columns,
-            constants: Vec::new(),
-            files,
-            projection,
-            limit,
-        }
-        .plan(session)
-        .await
+        Scan { table, columns: &self.columns, constants: Vec::new(), files, projection, limit }
+            .plan(session)
+            .await
     }
 }
 
-/// The files that may have rows which pass the filters.
-fn pruned(
-    session: &dyn Session,
-    files: &[FileRows],
-    filters: &[Expr],
-    columns: &SchemaRef,
-) -> DFResult<Vec<FileRows>> {
-    let Some(filter) = conjunction(filters.iter().cloned()) else { return Ok(files.to_vec()) };
-    let filter = session.create_physical_expr(filter, &DFSchema::try_from(columns.clone())?)?;
-    let keep = file_statistics::may_match(files, filter, columns)?;
-    Ok(files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(rows, _)| rows.clone()).collect())
+impl SnapshotTable {
+    /// The rows that may pass the filters, as few as can be known without reading data files.
+    async fn rows(
+        &self,
+        session: &dyn Session,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Vec<FileRows>> {
+        let iceberg = &self.table.table;
+        let Some(id) = self.snapshot else { return Ok(Vec::new()) };
+        let manifests = self.manifests.get_or_try_init(|| async {
+            let snapshot = iceberg.metadata().snapshot_by_id(id.0);
+            let snapshot = snapshot.ok_or_else(|| self.table.no_snapshot(id))?;
+            manifest::manifests(iceberg, snapshot).await
+        });
+        let manifests = manifests.await?;
+        let columns = &self.columns.arrow;
+        let pruning = match conjunction(filters.iter().cloned()) {
+            Some(filter) => {
+                let filter = session.create_physical_expr(filter, &DFSchema::try_from(columns.clone())?)?;
+                Some(Pruning::new(filter, iceberg.metadata(), columns)?)
+            }
+            None => None,
+        };
+        let chosen = match &pruning {
+            Some(pruning) => pruning.manifests(manifests)?,
+            None => manifests.iter().collect(),
+        };
+        let mut live = manifest::live_in(iceberg, &chosen).await?;
+        live.data = match &pruning {
+            Some(pruning) => pruning.files(live.data)?,
+            None => live.data,
+        };
+        // Where rows are hidden, how many are left is known only afterwards.
+        if let (None, Some(limit), true) = (&pruning, limit, live.deletes.is_empty()) {
+            enough(&mut live.data, limit as u64);
+        }
+        file_diff::visible(iceberg, &self.table.stores, live).await
+    }
+}
+
+/// As many files as have so many rows.
+fn enough(files: &mut Vec<LiveFile>, rows: u64) {
+    let mut so_far = 0;
+    let full = files.iter().position(|file| {
+        so_far += file.file.record_count();
+        so_far >= rows
+    });
+    files.truncate(full.map_or(files.len(), |last| last + 1));
 }
 
 /// A read of some rows of some files.
 pub(super) struct Scan<'a> {
-    /// Where files are.
-    pub(super) stores: &'a Stores,
+    /// Whose files they are.
+    pub(super) table: &'a LakeTable,
     /// What they hold.
     pub(super) columns: &'a Columns,
     /// Columns after those, whose values each file brings along.
@@ -220,7 +269,16 @@ impl Scan<'_> {
             .with("file", other.file.path())
             .into());
         }
-        let (store, _) = self.stores.resolve(first.file.path())?;
+        let refused =
+            self.files.iter().find(|(rows, _)| rows.file.file.file_format() != DataFileFormat::Parquet);
+        if let Some((refused, _)) = refused {
+            let format = refused.file.file.file_format();
+            return Err(Error::new(ErrorKind::Unsupported, format!("data files in {format} cannot be read"))
+                .with("file", refused.file.path())
+                .hint("rewrite the table's data files as Parquet with the engine that wrote them")
+                .into());
+        }
+        let (store, _) = self.table.stores.resolve(first.file.path())?;
         let footers = session.runtime_env().cache_manager.get_file_metadata_cache();
         let files = self.partitioned_files(&store, &footers).await?;
         let source = ParquetSource::new(columns)
@@ -228,9 +286,18 @@ impl Scan<'_> {
                 global: session.config_options().execution.parquet.clone(),
                 ..TableParquetOptions::default()
             })
-            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, footers)));
-        let by_id = ByFieldId { initial_defaults: self.columns.initial_defaults.clone() };
-        let statistics = total(&files, self.columns.arrow.fields().len(), self.constants.len());
+            .with_parquet_file_reader_factory(Arc::new(NamedReads(CachedParquetFileReaderFactory::new(
+                store, footers,
+            ))));
+        let data_files = self.files.iter().map(|(rows, _)| rows.file.file.as_ref());
+        let by_id = ByFieldId {
+            initial_defaults: self.columns.initial_defaults.clone(),
+            name_mapping: self.columns.name_mapping.clone(),
+            with_nan: Arc::new(file_statistics::with_nan(data_files, &self.columns.arrow)),
+        };
+        let known = files.iter().filter_map(|file| file.statistics.as_deref());
+        let statistics =
+            file_statistics::total(known, self.columns.arrow.fields().len(), self.constants.len());
         let groups = balanced(files, session.config().target_partitions());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(url)?, Arc::new(source))
             .with_file_groups(groups)
@@ -262,12 +329,12 @@ impl Scan<'_> {
         store: &Arc<dyn ObjectStore>,
         footers: &Footers,
     ) -> Result<PartitionedFile> {
-        let (_, path) = self.stores.resolve(rows.file.path())?;
+        let (_, path) = self.table.stores.resolve(rows.file.path())?;
+        let by_partition = partition_values::constants(self.table.table.metadata(), &rows.file);
+        let statistics = file_statistics::statistics(rows, &self.columns.arrow, &by_partition);
         let mut file = PartitionedFile::new(String::new(), rows.file.file.file_size_in_bytes());
         file.object_meta.location = path;
-        let file = file
-            .with_partition_values(constants.to_vec())
-            .with_statistics(Arc::new(file_statistics::statistics(rows, &self.columns.arrow)));
+        let file = file.with_partition_values(constants.to_vec()).with_statistics(Arc::new(statistics));
         if matches!(rows.rows, Rows::All) {
             return Ok(file);
         }
@@ -286,25 +353,6 @@ fn store_of(location: &str) -> &str {
     let Some(scheme) = location.find("://") else { return "file://" };
     let authority = scheme + "://".len();
     location[authority..].find('/').map_or(location, |end| &location[..authority + end])
-}
-
-fn total(files: &[PartitionedFile], columns: usize, constants: usize) -> Statistics {
-    let mut known = files.iter().filter_map(|file| file.statistics.as_deref()).cloned();
-    let Some(mut sum) = known.next() else { return Statistics::default() };
-    for file in known {
-        sum.num_rows = sum.num_rows.add(&file.num_rows);
-        sum.total_byte_size = sum.total_byte_size.add(&file.total_byte_size);
-        for (column, other) in sum.column_statistics.iter_mut().zip(file.column_statistics) {
-            column.null_count = match (column.null_count, other.null_count) {
-                (Precision::Exact(a), Precision::Exact(b)) => Precision::Exact(a + b),
-                _ => Precision::Absent,
-            };
-        }
-    }
-    // Of the constants a file knows its own value only.
-    sum.column_statistics.truncate(columns);
-    sum.column_statistics.resize_with(columns + constants, Default::default);
-    sum
 }
 
 /// The files in so many groups, of about the same size.

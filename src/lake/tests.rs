@@ -134,6 +134,27 @@ impl History {
         self.by_hand(&hidden.files, Gone::Some(&hidden.superseded), None).await
     }
 
+    /// Deletes by the value of `v`, as other engines do.
+    async fn delete_by_value(&mut self, values: &[Option<i64>]) -> SnapshotId {
+        let rows: Vec<_> = values.iter().map(|value| (0, *value)).collect();
+        let keys = self.write(&rows).await.remove(0);
+        let file = iceberg::spec::DataFileBuilder::default()
+            .content(iceberg::spec::DataContentType::EqualityDeletes)
+            .file_path(keys.file.file_path().to_owned())
+            .file_format(keys.file.file_format())
+            .partition(keys.file.partition().clone())
+            .partition_spec_id(keys.spec_id)
+            .record_count(rows.len() as u64)
+            .file_size_in_bytes(keys.file.file_size_in_bytes())
+            .null_value_counts(keys.file.null_value_counts().clone())
+            .lower_bounds(keys.file.lower_bounds().clone())
+            .upper_bounds(keys.file.upper_bounds().clone())
+            .equality_ids(Some(vec![3]))
+            .build()
+            .unwrap();
+        self.by_hand(&[WrittenFile { file, spec_id: keys.spec_id }], Gone::None, None).await
+    }
+
     /// Rewrites all rows into one file and changes none.
     async fn compact(&mut self) -> SnapshotId {
         let rows: Vec<_> = self.read(None).await.into_iter().collect();
@@ -496,6 +517,25 @@ async fn not_a_number_is_found() {
         session.sql("select id from t where x > 100").await.unwrap().create_physical_plan().await.unwrap();
     let text = datafusion::physical_plan::displayable(plan.as_ref()).indent(false).to_string();
     assert_eq!(text.matches(".parquet").count(), 1, "bounds leave NaN out, so the file must stay: {text}");
+    for (filter, expected) in [
+        ("x > 100", 1),
+        ("x >= 100", 1),
+        ("x <> 1", 1),
+        ("100 < x", 1),
+        ("not (x <= 100)", 1),
+        ("x = 'NaN'", 1),
+        ("x < 0.5", 0),
+        ("x > 0.5 and id < 5", 2),
+    ] {
+        let sql = format!("select id from t where {filter}");
+        let rows = session.sql(&sql).await.unwrap().collect().await.unwrap();
+        let rows: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(rows, expected, "row groups leave NaN out of their statistics too: {filter}");
+    }
+    // The threshold of the first rows becomes a filter while others are read.
+    let sql = "select id from t order by x desc limit 1";
+    let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows[0].column(0).as_primitive::<Int64Type>().values(), &[2]);
 }
 
 #[tokio::test]
@@ -512,30 +552,20 @@ async fn another_reader_sees_the_same_rows() {
 }
 
 #[tokio::test]
-async fn deletes_that_we_cannot_apply_are_refused() {
+async fn rows_deleted_by_value_are_gone_for_deltas_and_merges() {
     let mut history = History::new(TableMode::Merge).await;
-    let first = history.upsert(&[(1, None)]).await;
-    let keys = history.write(&[(1, None)]).await.remove(0);
-    let file = iceberg::spec::DataFileBuilder::default()
-        .content(iceberg::spec::DataContentType::EqualityDeletes)
-        .file_path(keys.file.file_path().to_owned())
-        .file_format(keys.file.file_format())
-        .partition(keys.file.partition().clone())
-        .partition_spec_id(keys.spec_id)
-        .record_count(1)
-        .file_size_in_bytes(keys.file.file_size_in_bytes())
-        .equality_ids(Some(vec![2]))
-        .build()
-        .unwrap();
-    let second = history.by_hand(&[WrittenFile { file, spec_id: keys.spec_id }], Gone::None, None).await;
-    let said = history.sql("select * from t").await;
-    assert!(
-        said.starts_with("unsupported: the table has equality deletes, which this build cannot apply"),
-        "{said}"
-    );
-    let error = history.table.delta(Some(first), second).await.map(drop).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert_eq!(history.read(Some(first)).await, Model::from([(1, None)]), "older snapshots have none");
+    let first = history.upsert(&[(1, None), (2, Some(5)), (3, None), (4, Some(7))]).await;
+    let second = history.delete_by_value(&[None, Some(7), Some(8)]).await;
+    assert_eq!(history.read(None).await, Model::from([(2, Some(5))]));
+    assert_eq!(history.delta(Some(first), second).await, [(1, None), (3, None), (4, None)]);
+    assert_eq!(history.delta(Some(second), first).await.len(), 3, "and back");
+    let third = history.upsert(&[(1, Some(9)), (2, None)]).await;
+    let summary = &history.table.snapshots()[0].summary;
+    assert_eq!(summary["frazil.replaced-rows"], "1", "a row that is gone is not replaced");
+    assert_eq!(history.read(None).await, Model::from([(1, Some(9)), (2, None)]), "newer rows stay");
+    assert_eq!(history.delta(Some(second), third).await, [(1, Some(Some(9))), (2, Some(None))]);
+    assert_eq!(history.read(Some(first)).await.len(), 4, "older snapshots have them");
+    assert!(history.sql("select count(*) from t").await.contains("| 2 "));
 }
 
 /// The delta is about twice what the sort may hold.
@@ -706,6 +736,7 @@ async fn a_wrong_statement_says_what_is_right() {
 enum Step {
     Upsert(Vec<(i64, Option<i64>)>),
     Delete(Vec<i64>),
+    DeleteByValue(Vec<Option<i64>>),
     Replace(Vec<(i64, Option<i64>)>),
     Compact,
     RollBack(usize),
@@ -715,10 +746,12 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let key = 0..12_i64;
-    let rows = prop::collection::vec((key.clone(), prop::option::of(0..100_i64)), 1..8);
+    let value = || prop::option::of(0..20_i64);
+    let rows = prop::collection::vec((key.clone(), value()), 1..8);
     prop_oneof![
         6 => rows.clone().prop_map(Step::Upsert),
         3 => prop::collection::vec(key, 1..4).prop_map(Step::Delete),
+        2 => prop::collection::vec(value(), 1..5).prop_map(Step::DeleteByValue),
         1 => rows.prop_map(|rows| Step::Replace(rows.into_iter().collect::<Model>().into_iter().collect())),
         2 => Just(Step::Compact),
         1 => (0..10_usize).prop_map(Step::RollBack),
@@ -749,6 +782,10 @@ proptest! {
                             continue;
                         }
                         history.delete(keys).await
+                    }
+                    Step::DeleteByValue(values) => {
+                        now.retain(|_, value| !values.contains(value));
+                        history.delete_by_value(values).await
                     }
                     Step::Replace(rows) => {
                         now = rows.iter().copied().collect();

@@ -129,7 +129,7 @@ async fn a_manifest_list_that_is_cut_short_or_gone() {
     let good = fs::read(&list).unwrap();
     fs::write(&list, &good[..good.len() / 2]).unwrap();
     expect![[r#"
-        error: the table's metadata is not valid: Failure in conversion with avro (table: public.orders)
+        error: the table's metadata is not valid: Failure in conversion with avro (file: file://HERE/lake/public/orders/metadata/LIST, table: public.orders)
         hint: restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it
         exit 1
     "#]]

@@ -33,6 +33,8 @@ pub(super) struct KeyColumn {
     pub(super) field_id: i32,
     /// The Arrow type in which its values are compared, whatever type an old file has.
     pub(super) data_type: DataType,
+    /// What it is called in files without field ids.
+    pub(super) names: Vec<String>,
 }
 
 /// Which share of the keys a set holds: those with `hash % of == number`. All passes of one search must
@@ -397,6 +399,7 @@ mod tests {
             name: format!("k{i}"),
             field_id: i as i32 + 1,
             data_type: data_type.clone(),
+            names: Vec::new(),
         };
         types.iter().enumerate().map(column).collect()
     }

@@ -37,9 +37,9 @@ use self::read::KeyFile;
 use self::write::Doomed;
 use super::format_version::is_v3;
 use super::manifest::{LiveFile, LiveFiles};
-use super::position_deletes::{self, Deleted};
+use super::position_deletes::Deleted;
 use super::snapshot::FileKey;
-use super::{Gone, LakeTable, WrittenFile};
+use super::{Gone, LakeTable, WrittenFile, file_diff};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
@@ -100,9 +100,9 @@ async fn hide_among(
     memory: usize,
 ) -> Result<Hidden> {
     let (mut hits, repeated) = found_by_key(table, live, new_files, key, memory).await?;
-    let touched = hits.keys().copied().chain(gone.files.keys().map(String::as_str)).collect();
-    // Also refuses deletes of a kind that we cannot apply, whatever they concern.
-    let mut before = position_deletes::read(&table.stores, &live.deletes, Some(&touched)).await?;
+    let is_touched = |file: &&LiveFile| hits.contains_key(file.path()) || gone.files.contains_key(file.path());
+    let touched: Vec<&LiveFile> = live.data.iter().filter(is_touched).collect();
+    let mut before = file_diff::hidden(&table.table, &table.stores, live.deletes.clone(), &touched).await?;
     let mut hidden = Hidden::default();
     let mut doomed = Vec::new();
     let mut left = gone.files.len();

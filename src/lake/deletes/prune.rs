@@ -12,6 +12,7 @@ use super::keys::{KeyColumn, KeySet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::WrittenFile;
 use crate::lake::manifest::LiveFile;
+use crate::lake::name_mapping;
 use crate::lake::schema::arrow_type;
 
 /// The partitions that old rows can be in. A partition field of a key column has, by the same
@@ -139,6 +140,7 @@ fn scalar(bound: Option<&Datum>, data_type: &DataType) -> Result<ScalarValue> {
 /// The key's columns in the table's current schema.
 pub(super) fn key_columns(metadata: &TableMetadata, key: &[String]) -> Result<Arc<[KeyColumn]>> {
     let schema = metadata.current_schema();
+    let mapping = name_mapping::of(metadata)?;
     let column = |name: &String| {
         let field = schema.field_by_name(name).ok_or_else(|| {
             Error::new(ErrorKind::Config, "the key column does not exist").with("column", name)
@@ -148,7 +150,10 @@ pub(super) fn key_columns(metadata: &TableMetadata, key: &[String]) -> Result<Ar
             return Err(Error::new(ErrorKind::Unsupported, message).with("column", name));
         }
         let data_type = arrow_type(&field.field_type, false);
-        Ok(KeyColumn { name: name.clone(), field_id: field.id, data_type })
+        let names = mapping.iter().flat_map(|mapping| mapping.fields());
+        let names = names.filter(|entry| entry.field_id() == Some(field.id));
+        let names = names.flat_map(|entry| entry.names()).cloned().collect();
+        Ok(KeyColumn { name: name.clone(), field_id: field.id, data_type, names })
     };
     let columns = key.iter().map(column).collect::<Result<Vec<_>>>()?;
     if columns.is_empty() {

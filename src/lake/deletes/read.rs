@@ -46,12 +46,17 @@ impl KeyFile {
         let footer = footers::footer(stores, path, size).await?;
         let metadata = arrow_metadata(path, footer)?;
         let schema = metadata.parquet_schema();
+        let with_ids =
+            (0..schema.num_columns()).any(|leaf| schema.column(leaf).self_type().get_basic_info().has_id());
         let leaf = |column: &KeyColumn| {
             (0..schema.num_columns())
                 .find(|leaf| {
-                    let info = schema.column(*leaf);
-                    let info = info.self_type().get_basic_info();
-                    info.has_id() && info.id() == column.field_id
+                    let leaf = schema.column(*leaf);
+                    let info = leaf.self_type().get_basic_info();
+                    match with_ids {
+                        true => info.has_id() && info.id() == column.field_id,
+                        false => leaf.path().parts().len() == 1 && column.names.iter().any(|name| name == info.name()),
+                    }
                 })
                 .ok_or_else(|| {
                     Error::new(ErrorKind::Unsupported, "a data file does not have the key column")

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::lake::{Lake, LakeSettings, TableMode, TableSpec, schema};
+use crate::lake::{Lake, LakeSettings, TableMode, TableSpec, position_deletes, schema};
 use crate::table::{FormatVersion, TableId};
 
 /// What the second key column is.
@@ -386,7 +386,7 @@ async fn in_version_3_a_data_file_has_one_vector_that_holds_all() {
 }
 
 #[tokio::test]
-async fn deletes_of_other_engines_are_refused() {
+async fn deletes_that_say_nothing_are_refused() {
     let mut lab = Lab::new(PLAIN).await;
     lab.upsert(&[Row { a: 1, n: 1, p: 0 }], 1).await;
     let mut foreign = lab.live.data[0].clone();
@@ -405,7 +405,7 @@ async fn deletes_of_other_engines_are_refused() {
     let error = hide_among(&lab.table, &lab.live, &[new], &lab.table.key(), &Gone::default(), 1 << 20)
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 /// What is read of one file of 1000 rows in row groups of 200 and pages of 50, for some keys.

@@ -8,7 +8,7 @@ use object_store::client::HttpError;
 use crate::error::{Error, ErrorKind};
 
 /// What helps a table that lost a file. Its other snapshots may not need it.
-const RESTORE: &str = "restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it";
+pub(in crate::lake) const RESTORE: &str = "restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it";
 
 /// What a user can do about a store that said no. `action` is a verb phrase: "read a file".
 pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_store::Error) -> Error {

@@ -30,7 +30,7 @@ use url::Url;
 use self::options::Options;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) use errors::{file_error, iceberg_error, store_error};
+pub(super) use errors::{RESTORE, file_error, iceberg_error, store_error};
 pub(super) use file_io::file_io;
 pub(super) use vended::{Vended, Vendor};
 
