@@ -151,7 +151,7 @@ impl TableProvider for WithLineage {
         _: Option<usize>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
         let scan = Scan {
-            stores: &self.table.stores,
+            table: &self.table,
             columns: &self.columns,
             constants: Vec::new(),
             files: self.files.iter().map(|rows| (rows.clone(), Vec::new())).collect(),

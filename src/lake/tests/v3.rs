@@ -45,7 +45,7 @@ impl History {
         let diff = file_diff::between(&self.table.table, &self.table.stores, None, current).await.unwrap();
         let columns = self.table.columns_at(None).unwrap();
         let scan = Scan {
-            stores: &self.table.stores,
+            table: &self.table,
             columns: &columns,
             constants: Vec::new(),
             files: diff.added.into_iter().map(|rows| (rows, Vec::new())).collect(),
