@@ -18,6 +18,14 @@ pub const IN_LOAD_TRANSACTION: &str = "in_load_transaction";
 /// The target's transaction is committed, nobody was told.
 pub const AFTER_LOAD: &str = "after_load";
 
+/// Files are rewritten by maintenance, the snapshot that swaps them in is not committed.
+pub const BEFORE_SWAP: &str = "before_swap";
+/// Rewritten files are swapped in, nobody was told.
+pub const AFTER_SWAP: &str = "after_swap";
+
+/// The crash points of maintenance; a pass does not come by them.
+pub const OF_MAINTENANCE: [&str; 2] = [BEFORE_SWAP, AFTER_SWAP];
+
 /// The crash points that every pass with rows comes by; the crash test visits each. [`BEFORE_PUBLISH`] is
 /// only on the way of streams with an audit.
 pub const ALL: [&str; 5] = [BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];

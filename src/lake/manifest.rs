@@ -9,7 +9,7 @@ use iceberg::spec::{
 use iceberg::table::Table;
 
 use super::storage::{RESTORE, iceberg_error};
-use super::{LakeTable, SnapshotId, row_lineage};
+use super::{LakeTable, SnapshotId, WrittenFile, row_lineage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Manifests that are fetched at once: enough to hide an object store's latency, few enough that
@@ -42,6 +42,11 @@ pub(super) struct LiveFile {
 }
 
 impl LiveFile {
+    /// As it would be committed again.
+    pub(super) fn written(&self) -> WrittenFile {
+        WrittenFile { file: self.file.as_ref().clone(), spec_id: self.spec_id }
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &str {
         self.file.file_path()

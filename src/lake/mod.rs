@@ -50,6 +50,7 @@ mod snapshot;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 use std::collections::BTreeMap;
@@ -71,6 +72,10 @@ pub use difference::{Comparison, Gone, Sieve};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
 pub use refs::{RefInfo, RefKind, is_ref_name};
 pub use storage::Stores;
+pub use upkeep::{
+    Expired, Health, Layout, ORPHAN_AGE, Orphan, Orphans, Reason, RegisteredTarget, Retention, Rewrite,
+    Rewritten, SMALLEST_ORPHAN_AGE, Why,
+};
 pub use write::{TableWriter, WrittenFile};
 
 /// The namespace of tables that name none.

@@ -29,6 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Manifests of one kind that a snapshot may have before its small ones are merged: a reader opens
 /// them all, and a merge costs as much as this many commits, once in so many.
 const MANIFESTS: usize = 100;
+/// The same for maintenance, which commits seldom.
+const FEW_MANIFESTS: usize = 8;
 /// A manifest of this size is not merged again.
 const MANIFEST_BYTES: i64 = 8 << 20;
 /// Entries of one manifest: a writer holds them in memory.
@@ -42,6 +44,8 @@ pub(super) struct Draft<'a> {
     sequence: i64,
     manifests: Vec<ManifestFile>,
     counts: Counts,
+    /// Small manifests are merged when there are more.
+    most_manifests: usize,
     commit: Uuid,
     /// The metadata files that were written for it.
     written: Vec<String>,
@@ -70,6 +74,7 @@ impl<'a> Draft<'a> {
             sequence: metadata.next_sequence_number(),
             manifests,
             counts: Counts::default(),
+            most_manifests: MANIFESTS,
             commit: Uuid::new_v4(),
             written: Vec::new(),
         })
@@ -167,6 +172,11 @@ impl<'a> Draft<'a> {
         Ok(removed)
     }
 
+    /// Merges small manifests even when there are few.
+    pub(super) fn compact_manifests(&mut self) {
+        self.most_manifests = FEW_MANIFESTS;
+    }
+
     /// Merges small manifests when there are many, so that planning stays cheap however often a table
     /// is written to.
     async fn merge_small(&mut self) -> Result<()> {
@@ -176,7 +186,7 @@ impl<'a> Draft<'a> {
                     && manifest.manifest_length < MANIFEST_BYTES
                     && manifest.added_snapshot_id != self.id
             };
-            if self.manifests.iter().filter(|manifest| is_small(manifest)).count() <= MANIFESTS {
+            if self.manifests.iter().filter(|manifest| is_small(manifest)).count() <= self.most_manifests {
                 continue;
             }
             let (small, kept) = std::mem::take(&mut self.manifests).into_iter().partition(is_small);
@@ -266,7 +276,17 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the manifest list and describes the snapshot. `summary` comes before what is counted.
-    pub(super) async fn build(&mut self, mut summary: HashMap<String, String>) -> Result<Snapshot> {
+    pub(super) async fn build(&mut self, summary: HashMap<String, String>) -> Result<Snapshot> {
+        let operation = self.counts.operation();
+        self.build_as(operation, summary).await
+    }
+
+    /// The same, by another name than what is counted suggests.
+    pub(super) async fn build_as(
+        &mut self,
+        operation: Operation,
+        mut summary: HashMap<String, String>,
+    ) -> Result<Snapshot> {
         self.merge_small().await?;
         let metadata = self.table.metadata();
         let location = format!("{}/metadata/snap-{}-1-{}.avro", metadata.location(), self.id, self.commit);
@@ -285,7 +305,6 @@ impl<'a> Draft<'a> {
         list.close().await.map_err(iceberg_error)?;
 
         let before = parent.and_then(|parent| metadata.snapshot_by_id(parent)).map(|parent| parent.summary());
-        let operation = self.counts.operation();
         self.counts.describe(before, &mut summary);
         // Clocks differ between machines; the history of a table goes forward.
         let now = chrono::Utc::now().timestamp_millis().max(metadata.last_updated_ms() + 1);

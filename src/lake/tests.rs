@@ -23,6 +23,8 @@ use crate::memory::Budget;
 use crate::merge;
 use crate::query;
 
+mod upkeep;
+
 /// The value of each key.
 type Model = BTreeMap<i64, Option<i64>>;
 

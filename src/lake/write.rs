@@ -28,7 +28,7 @@ use crate::memory::Budget;
 
 /// A file ends when it reaches this size: large enough that a snapshot of a big table stays a short
 /// list, small enough that compaction and parallel readers have something to divide.
-const FILE_BYTES: u64 = 256 << 20;
+pub(super) const FILE_BYTES: u64 = 256 << 20;
 /// Files that are open at once, one a partition. Each costs encoders, an upload and a part of the
 /// row-group budget; beyond it the least recently used is ended.
 const OPEN_FILES: usize = 64;
@@ -60,6 +60,7 @@ pub struct TableWriter {
     files: usize,
     batches: u64,
     row_group_bytes: usize,
+    file_bytes: u64,
 }
 
 struct Open {
@@ -69,6 +70,11 @@ struct Open {
 }
 
 impl TableWriter {
+    /// Ends files at another size than the table says.
+    pub(super) fn with_file_bytes(self, file_bytes: u64) -> Self {
+        Self { file_bytes, ..self }
+    }
+
     /// Adds a batch with the table's columns, matched by name.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
@@ -111,7 +117,7 @@ impl TableWriter {
         if open.file.row_group_bytes() >= self.row_group_bytes {
             open.file.flush().await?;
         }
-        if open.file.bytes() >= FILE_BYTES {
+        if open.file.bytes() >= self.file_bytes {
             self.close(&partition).await?;
         }
         self.relieve().await
@@ -205,6 +211,7 @@ impl LakeTable {
             files: 0,
             batches: 0,
             row_group_bytes: budget.row_group_bytes(),
+            file_bytes: self.file_bytes(None),
         })
     }
 

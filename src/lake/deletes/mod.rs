@@ -91,6 +91,21 @@ pub(super) async fn hide(
         .map_err(|error| error.with("table", &table.id))
 }
 
+/// Delete files for rows whose places are known, of files that are or will be the table's.
+pub(super) async fn hide_positions(
+    table: &LakeTable,
+    rows: Vec<(WrittenFile, RoaringTreemap)>,
+) -> Result<Vec<WrittenFile>> {
+    let doomed = rows.into_iter().map(|(of, positions)| Doomed {
+        path: of.file.file_path().to_owned(),
+        spec_id: of.spec_id,
+        partition: of.file.partition().clone(),
+        positions,
+        already: RoaringTreemap::new(),
+    });
+    write::write(table, doomed.filter(|rows| !rows.positions.is_empty()).collect()).await
+}
+
 async fn hide_among(
     table: &LakeTable,
     live: &LiveFiles,
