@@ -238,6 +238,7 @@ mod tests {
             verdict,
             extract: None,
             load: None,
+            maintenance: None,
             error: (verdict == Verdict::Failed).then(|| (&error).into()),
         }
     }

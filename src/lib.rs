@@ -13,6 +13,7 @@ pub mod error;
 pub mod faults;
 pub mod history;
 pub mod lake;
+pub mod maintain;
 pub mod memory;
 pub mod merge;
 pub mod query;

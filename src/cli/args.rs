@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
+use super::maintain::{MaintainArgs, StatusArgs};
 use crate::config::{ChangeWord, ModeWord, Names, Overrides, Selection, Size, Span, StreamEntry, units};
 use crate::memory;
 use crate::source::{BeyondHorizon, NullCursor};
@@ -102,7 +103,7 @@ pub(super) enum Command {
     /// Lake to target only
     Load(RunArgs),
     /// Where each stream is: position, last run, snapshot, target
-    Status(StreamsArgs),
+    Status(StatusArgs),
     /// Past runs
     History(HistoryArgs),
     /// The snapshots of a lake table
@@ -115,6 +116,8 @@ pub(super) enum Command {
     Tag(TagArgs),
     /// Put a lake table, and its position in the source, back to an older snapshot
     Rollback(RollbackArgs),
+    /// Keep lake tables in shape: merge small files, expire snapshots, find files without one
+    Maintain(MaintainArgs),
     /// Positions in the sources, as the lake holds them
     #[command(subcommand)]
     State(StateCommand),

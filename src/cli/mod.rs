@@ -12,6 +12,7 @@ mod init;
 mod inspect;
 mod lake_args;
 mod lake_table;
+mod maintain;
 mod output;
 mod plan;
 mod progress;
@@ -70,7 +71,9 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Run(args) => run::run(&global, &args, Legs::Both).await,
         Command::Sync(args) => run::run(&global, &args, Legs::Extract).await,
         Command::Load(args) => run::run(&global, &args, Legs::Load).await,
-        Command::Status(args) => status::status(&global, &args).await,
+        Command::Status(args) if args.health => maintain::health(&global, &args.streams).await,
+        Command::Status(args) => status::status(&global, &args.streams).await,
+        Command::Maintain(args) => maintain::maintain(&global, &args).await,
         Command::State(StateCommand::Show(args)) => status::state(&global, &args).await,
         Command::Snapshots(args) => lake_table::snapshots(&global, &args).await,
         Command::Tag(args) => lake_table::tag(&global, &args).await,

@@ -66,6 +66,7 @@ async fn once(
     let context = Context {
         budget: args.streams.engine.budget()?,
         lake: Lake::open(config.lake()).await?,
+        maintenance: *config.maintenance(),
         run: Uuid::new_v4(),
     };
     let width = streams.iter().map(|stream| stream.name.chars().count()).max().unwrap_or_default();
@@ -129,6 +130,7 @@ fn panicked(stream: String, run: Uuid) -> StreamReport {
         verdict: Verdict::Failed,
         extract: None,
         load: None,
+        maintenance: None,
         error: Some((&error).into()),
     }
 }

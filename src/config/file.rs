@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::MaintenanceEntry;
 use super::audit::AuditEntry;
 use super::lake::LakeEntry;
 use super::units;
@@ -23,13 +24,15 @@ use crate::target::Deletes;
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = "a map with `connections`, `lake`, `defaults` and `streams`"
+    expecting = "a map with `connections`, `lake`, `maintenance`, `defaults` and `streams`"
 )]
 pub struct File {
     /// Databases by name. Streams refer to them.
     pub connections: BTreeMap<String, ConnectionEntry>,
     /// Where the Iceberg tables are.
     pub lake: Option<LakeEntry>,
+    /// How lake tables are kept in shape.
+    pub maintenance: MaintenanceEntry,
     /// Settings of every stream that does not say otherwise.
     pub defaults: StreamEntry,
     /// Tables, or patterns of tables (`public.audit_*`), and their settings. A table takes its settings

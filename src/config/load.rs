@@ -69,6 +69,7 @@ impl Config {
         }
         let mut config = Self {
             lake: lake::settings(&file, overrides, &folder(path.as_deref()))?,
+            maintenance: file.maintenance.policy(),
             connections,
             defaults: file.defaults,
             streams: file.streams.0,

@@ -15,6 +15,7 @@ mod decode;
 mod file;
 mod lake;
 mod load;
+mod maintenance;
 mod resolve;
 mod suggest;
 #[cfg(test)]
@@ -29,9 +30,11 @@ use std::path::PathBuf;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeSettings;
+use crate::maintain::Policy;
 
 pub use file::{ChangeWord, File, ModeWord, Names, Size, Span, StreamEntry};
 pub use load::environment;
+pub use maintenance::{MaintenanceEntry, RunWord, Settings as MaintenanceSettings};
 pub use resolve::{Resolved, Selection, TableLister};
 pub use suggest::nearest;
 
@@ -41,6 +44,7 @@ pub struct Config {
     path: Option<PathBuf>,
     connections: BTreeMap<String, Connection>,
     lake: LakeSettings,
+    maintenance: Policy,
     defaults: StreamEntry,
     streams: Vec<(String, StreamEntry)>,
     above: StreamEntry,
@@ -84,6 +88,11 @@ impl Config {
     /// The lake.
     pub fn lake(&self) -> &LakeSettings {
         &self.lake
+    }
+
+    /// How lake tables are kept in shape.
+    pub fn maintenance(&self) -> &Policy {
+        &self.maintenance
     }
 
     /// All connections, by name.

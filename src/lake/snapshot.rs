@@ -29,8 +29,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// Manifests of one kind that a snapshot may have before its small ones are merged: a reader opens
 /// them all, and a merge costs as much as this many commits, once in so many.
 const MANIFESTS: usize = 100;
-/// The same for maintenance, which commits seldom.
-const FEW_MANIFESTS: usize = 8;
 /// A manifest of this size is not merged again.
 const MANIFEST_BYTES: i64 = 8 << 20;
 /// Entries of one manifest: a writer holds them in memory.
@@ -45,7 +43,7 @@ pub(super) struct Draft<'a> {
     manifests: Vec<ManifestFile>,
     counts: Counts,
     /// Small manifests are merged when there are more.
-    most_manifests: usize,
+    pub(super) most_manifests: usize,
     commit: Uuid,
     /// The metadata files that were written for it.
     written: Vec<String>,
@@ -170,11 +168,6 @@ impl<'a> Draft<'a> {
             self.finish(writer).await?;
         }
         Ok(removed)
-    }
-
-    /// Merges small manifests even when there are few.
-    pub(super) fn compact_manifests(&mut self) {
-        self.most_manifests = FEW_MANIFESTS;
     }
 
     /// Merges small manifests when there are many, so that planning stays cheap however often a table

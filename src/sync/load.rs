@@ -13,11 +13,12 @@ use std::time::Instant;
 
 use arrow::array::{Int8Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use chrono::Utc;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
 use super::{Context, LoadReport, Progress, Stream, TargetRef};
 use crate::connectors;
-use crate::delta::Op;
+use crate::delta::{Op, SnapshotId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{DeltaExtent, LakeTable, TableMode};
 use crate::merge;
@@ -32,7 +33,7 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
             .with("stream", &stream.name)
             .hint("set `target: connection.schema` for the stream or under `defaults`"));
     };
-    let Some(table) = context.lake.table(&stream.lake_table).await? else {
+    let Some(mut table) = context.lake.table(&stream.lake_table).await? else {
         return Err(Error::new(ErrorKind::Config, "the lake has no such table yet")
             .with("table", &stream.lake_table)
             .hint("run `frazil sync` first, or `frazil run`, which does both"));
@@ -47,6 +48,7 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     report.from = applied.map(|applied| applied.snapshot);
     report.to = Some(snapshot);
     if applied == Some(goal) {
+        note(&mut table, to, snapshot).await;
         return Ok(report);
     }
 
@@ -58,7 +60,17 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     report.upserted = stats.upserted;
     report.deleted = stats.deleted;
     report.seconds = started.elapsed().as_secs_f64();
+    note(&mut table, to, snapshot).await;
     Ok(report)
+}
+
+/// Tells the lake what the target shows, so that nothing expires that it has yet to read. The target's
+/// own record is what counts; a note that is not written protects more than it has to.
+async fn note(table: &mut LakeTable, target: &TargetRef, shows: SnapshotId) {
+    let name = format!("{}/{}", target.connection.name(), target.table);
+    if let Err(error) = table.note_target(&name, shows, Utc::now()).await {
+        tracing::debug!(%error, "the lake table was not told what the target shows");
+    }
 }
 
 /// The target table as a stream wants it, for lake rows of this schema and key.

@@ -24,7 +24,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::Connection;
+use crate::error::Result;
 use crate::lake::Lake;
+use crate::maintain;
 use crate::memory::Budget;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
 use crate::table::{FormatVersion, TableId};
@@ -153,6 +155,8 @@ pub struct Context {
     pub lake: Lake,
     /// The memory that one stream may use.
     pub budget: Budget,
+    /// How lake tables are kept in shape.
+    pub maintenance: maintain::Policy,
     /// Which run this is, for summaries and history.
     pub run: uuid::Uuid,
 }
@@ -196,6 +200,22 @@ pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<
         Ok(())
     }
     .await;
+    if report.extract.as_ref().is_some_and(|extract| extract.changed) {
+        report.maintenance = look_after(context, stream).await.unwrap_or_else(|error| {
+            // The rows are where they belong; the next pass tries again.
+            tracing::warn!(stream = %stream.name, %error, "the lake table was not maintained");
+            None
+        });
+    }
     report.close(outcome);
     report
+}
+
+/// A little maintenance of the table that was just written to, when it is due.
+async fn look_after(context: &Context, stream: &Stream) -> Result<Option<maintain::Report>> {
+    if !context.maintenance.auto {
+        return Ok(None);
+    }
+    let Some(mut table) = context.lake.table(&stream.lake_table).await? else { return Ok(None) };
+    maintain::after_pass(&mut table, &context.maintenance, context.budget).await
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::Stream;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain;
 use crate::source::{ChangeDetection, Extent};
 
 /// The outcome of one pass of one stream.
@@ -26,6 +27,9 @@ pub struct StreamReport {
     pub extract: Option<ExtractReport>,
     /// What the second half did, if it got to its end.
     pub load: Option<LoadReport>,
+    /// What was done for the lake table afterwards, if anything was due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<maintain::Report>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
@@ -140,6 +144,7 @@ impl StreamReport {
             verdict: Verdict::Failed,
             extract: None,
             load: None,
+            maintenance: None,
             error: None,
         }
     }

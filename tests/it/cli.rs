@@ -519,6 +519,7 @@ fn the_reference_of_the_configuration_is_its_schema() {
     for (block, place) in [
         ("file", ""),
         ("lake", "/$defs/LakeEntry"),
+        ("maintenance", "/$defs/MaintenanceSettings"),
         ("streams", "/$defs/StreamEntry"),
         ("values", "/$defs/Values"),
         ("audit", "/$defs/AuditEntry"),
@@ -549,15 +550,18 @@ fn values(schema: &serde_json::Value, property: &serde_json::Value) -> String {
         return format!("`{}`", example.as_str().unwrap());
     }
     if property["anyOf"].is_array() {
-        return if property["description"].as_str().unwrap_or_default().starts_with("One name") {
-            "name or list".to_owned()
-        } else {
-            "URL or map".to_owned()
-        };
+        let description = property["description"].as_str().unwrap_or_default();
+        return match description {
+            text if text.starts_with("One name") => "name or list",
+            text if text.starts_with("`auto`") => "`auto` `off` or map",
+            _ => "URL or map",
+        }
+        .to_owned();
     }
     match property["type"].as_str().or_else(|| property["type"][0].as_str()).unwrap() {
         "string" => "text",
         "boolean" => "`true` `false`",
+        "integer" => "number",
         "object" => "map",
         other => panic!("no word for {other}"),
     }

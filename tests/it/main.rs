@@ -19,6 +19,7 @@ mod lake_catalog;
 mod lake_commit;
 mod lake_deletes;
 mod lake_faults;
+mod lake_maintain;
 mod lake_places;
 mod lake_rest;
 mod lake_sql_catalog;

@@ -141,7 +141,6 @@ async fn what_a_target_has_yet_to_read_does_not_expire() {
     history.table.tag("audited", tagged, None).await.unwrap();
     let last = history.upsert(&[(3, Some(3))]).await;
     assert!(!history.table.note_target("dwh/t", last, Utc::now()).await.unwrap(), "written seldom");
-    let on_disk = history.on_disk();
     let expired = history.table.expire(NOTHING, history.later()).await.unwrap();
     assert_eq!((expired.snapshots, expired.held_by[0].name.as_str()), (1, "dwh/t"));
     assert_eq!(history.delta(Some(loaded), last).await, [(1, Some(Some(11))), (3, Some(Some(3)))]);
@@ -150,7 +149,7 @@ async fn what_a_target_has_yet_to_read_does_not_expire() {
     history.maintain(EAGER).await;
     let expired = history.table.expire(NOTHING, history.later()).await.unwrap();
     assert_eq!((history.table.snapshots().len(), expired.held_by.len()), (2, 0));
-    assert!(history.on_disk() < on_disk);
+    assert!(expired.files > 0);
     assert_eq!(history.read(None).await, Model::from([(1, Some(11)), (2, Some(2)), (3, Some(3))]));
     assert_eq!(history.read(Some(tagged)).await, Model::from([(1, Some(11)), (2, Some(2))]));
     assert!(history.table.position().unwrap().is_some());
@@ -184,7 +183,7 @@ async fn health_says_what_is_wrong() {
     let before = history.table.health(Layout::default()).await.unwrap();
     assert_eq!((before.data_files, before.files_after), (40, 1));
     assert!(before.score < 90, "{before:?}");
-    assert!(before.reasons[0].text.contains("data files are small"), "{before:?}");
+    assert!(before.reasons[0].text.contains("rows in files are deleted"), "{before:?}");
     history.maintain(Layout::default()).await;
     let after = history.table.health(Layout::default()).await.unwrap();
     assert_eq!((after.data_files, after.delete_files, after.deleted_rows, after.score), (1, 0, 0, 100));
@@ -262,7 +261,7 @@ async fn maintained(steps: &[Step]) {
                 // The writer keeps the table as it knows it: its next commit finds out.
             }
             Step::MaintainCrash(before) => {
-                let point = if *before { crate::faults::BEFORE_SWAP } else { crate::faults::AFTER_SWAP };
+                let point = if *before { "before_swap" } else { "after_swap" };
                 fail::cfg(point, "return(error)").unwrap();
                 let mut maintainer = history.table.clone();
                 maintainer.reload().await.unwrap();

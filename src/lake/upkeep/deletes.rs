@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use iceberg::spec::{DataContentType, DataFileFormat, FormatVersion};
+use iceberg::spec::{DataContentType, DataFileFormat};
 use roaring::RoaringTreemap;
 
+use super::super::format_version::is_v3;
 use super::super::manifest::{LiveFile, LiveFiles};
 use super::super::snapshot::FileKey;
 use super::super::write::discard;
@@ -37,8 +38,7 @@ impl DeleteContents {
             .iter()
             .filter(|file| !self.read.contains_key(&FileKey::of(&file.file)))
             .map(|file| async move {
-                let found =
-                    position_deletes::read(&table.stores, std::slice::from_ref(*file), None).await?;
+                let found = position_deletes::read(&table.stores, std::slice::from_ref(*file), None).await?;
                 let positions = found.into_iter().map(|(path, deleted)| (path, deleted.positions()));
                 Ok::<_, crate::Error>((FileKey::of(&file.file), Arc::new(positions.collect())))
             })
@@ -108,7 +108,7 @@ impl LakeTable {
     }
 
     async fn try_merge(&mut self, layout: Layout) -> Result<Option<(SnapshotId, usize, usize)>> {
-        if self.table.metadata().format_version() >= FormatVersion::V3 {
+        if is_v3(self.table.metadata()) {
             // There is at most one deletion vector for each data file already.
             return Ok(None);
         }

@@ -22,7 +22,7 @@ use super::super::refs::RefKind;
 use super::reach;
 use super::targets::RegisteredTarget;
 use crate::delta::SnapshotId;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// Table properties of the specification, and what they mean where they are not set.
 const MAX_AGE_PROPERTY: &str = "history.expire.max-snapshot-age-ms";
@@ -35,6 +35,9 @@ const MAX_REF_AGE_PROPERTY: &str = "history.expire.max-ref-age-ms";
 const AT_MOST: usize = 2_000;
 /// Who began to read a snapshot gets this long to end.
 const READERS: Duration = Duration::from_secs(600);
+
+/// Times that an expiry is tried on a table that moves.
+const TRIES: usize = 20;
 
 /// Which snapshots to keep. What is not said is as the table's properties say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,39 +84,61 @@ impl LakeTable {
     }
 
     async fn try_expire(&mut self, retention: Retention, now: DateTime<Utc>) -> Result<Expired> {
+        for _ in 1..TRIES {
+            match self.expire_once(retention, now).await {
+                // A writer was faster; what may go is found again.
+                Err(error) if error.kind() == ErrorKind::Conflict => self.reload().await?,
+                outcome => return outcome,
+            }
+        }
+        self.expire_once(retention, now).await
+    }
+
+    async fn expire_once(&mut self, retention: Retention, now: DateTime<Utc>) -> Result<Expired> {
         let selection = self.select(retention, now);
-        let mut expired =
-            Expired { refs: selection.refs.clone(), held_by: selection.held_by, ..Expired::default() };
+        let mut expired = Expired {
+            refs: selection.refs.clone(),
+            held_by: selection.held_by.clone(),
+            ..Expired::default()
+        };
         if selection.snapshots.is_empty() && selection.refs.is_empty() {
             return Ok(expired);
         }
         let before = self.table.clone();
         let going: HashSet<i64> = selection.snapshots.iter().copied().collect();
-        let statistics: Vec<(i64, String)> = before
+        let statistics: Vec<String> = before
             .metadata()
             .statistics_iter()
             .filter(|file| going.contains(&file.snapshot_id))
-            .map(|file| (file.snapshot_id, file.statistics_path.clone()))
+            .map(|file| file.statistics_path.clone())
             .collect();
-        let mut updates: Vec<TableUpdate> = selection
-            .refs
-            .iter()
-            .map(|name| TableUpdate::RemoveSnapshotRef { ref_name: name.clone() })
-            .chain(statistics.iter().map(|(id, _)| TableUpdate::RemoveStatistics { snapshot_id: *id }))
-            .collect();
-        updates.push(TableUpdate::RemoveSnapshots { snapshot_ids: selection.snapshots.clone() });
-        let mut requirements = vec![TableRequirement::UuidMatch { uuid: self.uuid() }];
-        // A name that moved meanwhile may stand for a snapshot that was to go.
-        requirements.extend(self.refs().iter().map(|it| self.ref_is(&it.name, Some(it.snapshot.0))));
-        self.table = self.catalog.commit(&self.table, requirements, updates).await?;
-        expired.snapshots = selection.snapshots.len();
+        self.forget(selection).await?;
+        expired.snapshots = going.len();
 
         let gone: Vec<SnapshotRef> =
             before.metadata().snapshots().filter(|it| going.contains(&it.snapshot_id())).cloned().collect();
         let mut unreachable = self.unreachable(&before, &gone).await?;
-        unreachable.extend(statistics.into_iter().map(|(_, path)| path));
+        unreachable.extend(statistics);
         expired.files = reach::delete(&self.stores, unreachable.into_iter().collect()).await?;
         Ok(expired)
+    }
+
+    /// Takes snapshots and names out of the metadata.
+    async fn forget(&mut self, selection: Selection) -> Result<()> {
+        let metadata = self.table.metadata();
+        let statistics = metadata
+            .statistics_iter()
+            .map(|file| file.snapshot_id)
+            .filter(|id| selection.snapshots.contains(id))
+            .map(|snapshot_id| TableUpdate::RemoveStatistics { snapshot_id });
+        let names = selection.refs.into_iter().map(|ref_name| TableUpdate::RemoveSnapshotRef { ref_name });
+        let mut updates: Vec<TableUpdate> = names.chain(statistics).collect();
+        updates.push(TableUpdate::RemoveSnapshots { snapshot_ids: selection.snapshots });
+        let mut requirements = vec![TableRequirement::UuidMatch { uuid: self.uuid() }];
+        // A name that moved meanwhile may stand for a snapshot that was to go.
+        requirements.extend(self.refs().iter().map(|it| self.ref_is(&it.name, Some(it.snapshot.0))));
+        self.table = self.catalog.commit(&self.table, requirements, updates).await?;
+        Ok(())
     }
 
     /// The files of snapshots that are gone which no snapshot of `self` can reach.

@@ -11,9 +11,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use iceberg::spec::{DataContentType, FormatVersion, Struct};
+use iceberg::spec::{DataContentType, Struct};
 
 use super::super::file_diff::{self, FileRows};
+use super::super::format_version::is_v3;
 use super::super::manifest::LiveFile;
 use super::super::snapshot::FileKey;
 use super::super::write::FILE_BYTES;
@@ -151,7 +152,7 @@ impl LakeTable {
 
     /// That files of this table can be rewritten without losing anything.
     pub(super) fn check_rewritable(&self) -> Result<()> {
-        if self.table.metadata().format_version() < FormatVersion::V3 {
+        if !is_v3(self.table.metadata()) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Unsupported, "files of a table in format 3 are not rewritten by this build")

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use iceberg::spec::{MAIN_BRANCH, Operation};
+use iceberg::spec::{MAIN_BRANCH, Operation, SnapshotRef};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::super::commit::{WATERMARK, watermark_of};
@@ -13,7 +13,10 @@ use crate::error::{ErrorKind, Result};
 use crate::faults;
 
 /// Snapshot summary: the snapshot is our own maintenance.
-pub(in super::super) const MAINTENANCE: &str = "frazil.maintenance";
+const MAINTENANCE: &str = "frazil.maintenance";
+
+/// Small manifests are merged when there are more: maintenance commits seldom, and can afford it.
+const MANIFESTS: usize = 8;
 
 /// What becomes what. Rows before and after are the same.
 #[derive(Default)]
@@ -30,12 +33,18 @@ pub(super) struct Swap {
 }
 
 impl LakeTable {
+    /// How many snapshots lie between now and our last maintenance, or the oldest that is known.
+    pub fn commits_since_maintenance(&self) -> usize {
+        let is_ours = |it: &&SnapshotRef| it.summary().additional_properties.contains_key(MAINTENANCE);
+        self.current().map_or(0, |current| self.ancestors(current).take_while(|it| !is_ours(it)).count())
+    }
+
     /// Commits a swap on the state that `self` was loaded at. `None`: the table has moved since.
     pub(super) async fn swap(&mut self, swap: &Swap) -> Result<Option<SnapshotId>> {
         let table = self.table.clone();
         let mut draft = Draft::on(&table, self.current()).await?;
         let prepared = async {
-            draft.compact_manifests();
+            draft.most_manifests = MANIFESTS;
             draft.remove(&swap.gone).await?;
             draft.add_as_of(&swap.come, swap.come_as_of).await?;
             draft.add(&swap.deletes).await?;
