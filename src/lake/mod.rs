@@ -17,6 +17,7 @@ pub mod catalog;
 mod column_reader;
 mod commit;
 mod conform;
+mod counts;
 mod data_file;
 mod defaults;
 mod deletes;

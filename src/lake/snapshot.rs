@@ -19,7 +19,7 @@ use iceberg::table::Table;
 use uuid::Uuid;
 
 use super::WrittenFile;
-use super::deletion_vectors::is_vector;
+use super::counts::Counts;
 use super::format_version::is_v3;
 use super::manifest;
 use super::storage::iceberg_error;
@@ -143,16 +143,26 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Manifests that hold none of the files stay as they are.
+    /// Manifests that hold none of the files stay as they are; the others become one of each kind.
     async fn remove_where(&mut self, gone: impl Fn(&DataFile) -> bool) -> Result<usize> {
         let mut removed = 0;
+        let mut open: HashMap<(i32, bool), (ManifestWriter, usize)> = HashMap::new();
         for old in std::mem::take(&mut self.manifests) {
             let entries = manifest::live_entries(self.table, &old).await?;
             if !entries.iter().any(|(entry, _)| gone(entry.data_file())) {
                 self.manifests.push(old);
                 continue;
             }
-            let mut writer = self.writer(old.partition_spec_id, old.content)?;
+            let kind = (old.partition_spec_id, old.content == ManifestContentType::Deletes);
+            let (mut writer, before) = match open.remove(&kind) {
+                Some((full, before)) if before + entries.len() > MANIFEST_ENTRIES => {
+                    self.finish(full).await?;
+                    (self.writer(kind.0, old.content)?, 0)
+                }
+                Some(writer) => writer,
+                None => (self.writer(kind.0, old.content)?, 0),
+            };
+            let count = before + entries.len();
             for (entry, first_row_id) in entries {
                 let (file, sequence) = (rebuilt(&entry, &old, first_row_id)?, sequence_of(&entry, &old));
                 if gone(&file) {
@@ -165,6 +175,9 @@ impl<'a> Draft<'a> {
                 }
                 .map_err(iceberg_error)?;
             }
+            open.insert(kind, (writer, count));
+        }
+        for (writer, _) in open.into_values() {
             self.finish(writer).await?;
         }
         Ok(removed)
@@ -371,139 +384,4 @@ fn rebuilt(entry: &ManifestEntryRef, manifest: &ManifestFile, first_row_id: Opti
     builder
         .build()
         .map_err(|source| Error::new(ErrorKind::Internal, "a manifest entry lacks a field").because(source))
-}
-
-/// What a snapshot adds and removes, in the words of the specification.
-#[derive(Debug, Default)]
-struct Counts {
-    added: Side,
-    removed: Side,
-}
-
-#[derive(Debug, Default)]
-struct Side {
-    data_files: u64,
-    delete_files: u64,
-    vectors: u64,
-    position_delete_files: u64,
-    equality_delete_files: u64,
-    records: u64,
-    bytes: u64,
-    position_deletes: u64,
-    equality_deletes: u64,
-}
-
-impl Side {
-    fn count(&mut self, file: &DataFile) {
-        // Of a file that deletion vectors share, each counts its own part.
-        let part = file.content_size_in_bytes().and_then(|size| u64::try_from(size).ok());
-        self.bytes += part.unwrap_or_else(|| file.file_size_in_bytes());
-        match file.content_type() {
-            DataContentType::Data => {
-                self.data_files += 1;
-                self.records += file.record_count();
-            }
-            DataContentType::PositionDeletes => {
-                self.delete_files += 1;
-                self.position_deletes += file.record_count();
-                if is_vector(file) {
-                    self.vectors += 1;
-                } else {
-                    self.position_delete_files += 1;
-                }
-            }
-            DataContentType::EqualityDeletes => {
-                self.delete_files += 1;
-                self.equality_delete_files += 1;
-                self.equality_deletes += file.record_count();
-            }
-        }
-    }
-
-    fn files(&self) -> u64 {
-        self.data_files + self.delete_files
-    }
-}
-
-impl Counts {
-    fn add(&mut self, file: &DataFile) {
-        self.added.count(file);
-    }
-
-    fn remove(&mut self, file: &DataFile) {
-        self.removed.count(file);
-    }
-
-    fn operation(&self) -> Operation {
-        match (self.added.delete_files, self.removed.files(), self.added.files()) {
-            (0, 0, _) => Operation::Append,
-            (_, removed, 0) if removed > 0 => Operation::Delete,
-            _ => Operation::Overwrite,
-        }
-    }
-
-    /// Writes what changed and the totals after it. Where the parent does not know a total, nor do we.
-    fn describe(&self, before: Option<&Summary>, summary: &mut HashMap<String, String>) {
-        let (added, removed) = (&self.added, &self.removed);
-        let counted = [
-            (
-                "total-data-files",
-                "added-data-files",
-                added.data_files,
-                "deleted-data-files",
-                removed.data_files,
-            ),
-            (
-                "total-delete-files",
-                "added-delete-files",
-                added.delete_files,
-                "removed-delete-files",
-                removed.delete_files,
-            ),
-            ("total-records", "added-records", added.records, "deleted-records", removed.records),
-            ("total-files-size", "added-files-size", added.bytes, "removed-files-size", removed.bytes),
-            (
-                "total-position-deletes",
-                "added-position-deletes",
-                added.position_deletes,
-                "removed-position-deletes",
-                removed.position_deletes,
-            ),
-            (
-                "total-equality-deletes",
-                "added-equality-deletes",
-                added.equality_deletes,
-                "removed-equality-deletes",
-                removed.equality_deletes,
-            ),
-        ];
-        for (total, more, plus, less, minus) in counted {
-            if plus > 0 {
-                summary.insert(more.to_owned(), plus.to_string());
-            }
-            if minus > 0 {
-                summary.insert(less.to_owned(), minus.to_string());
-            }
-            let base = match before {
-                None => Some(0),
-                Some(before) => {
-                    before.additional_properties.get(total).and_then(|text| text.parse::<u64>().ok())
-                }
-            };
-            if let Some(base) = base {
-                summary.insert(total.to_owned(), (base + plus).saturating_sub(minus).to_string());
-            }
-        }
-        let kinds = [
-            ("added-dvs", added.vectors),
-            ("removed-dvs", removed.vectors),
-            ("added-position-delete-files", added.position_delete_files),
-            ("removed-position-delete-files", removed.position_delete_files),
-            ("added-equality-delete-files", added.equality_delete_files),
-            ("removed-equality-delete-files", removed.equality_delete_files),
-        ];
-        for (name, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
-            summary.insert(name.to_owned(), count.to_string());
-        }
-    }
 }
