@@ -20,7 +20,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 use frazil::delta::Watermark;
-use frazil::lake::{Change, Effect, Lake, LakeSettings, LakeTable, TableMode, TableSpec};
+use frazil::lake::{CatalogSettings, Change, Effect, Lake, LakeSettings, LakeTable, TableMode, TableSpec};
 use frazil::maintain::{self, OrphanFiles, Policy};
 use frazil::memory::Budget;
 use frazil::table::TableId;
@@ -49,7 +49,7 @@ fn budget() -> Result<Budget, frazil::Error> {
 async fn table(directory: &tempfile::TempDir) -> Result<LakeTable, Error> {
     let settings = LakeSettings {
         warehouse: directory.path().to_string_lossy().into_owned(),
-        catalog: "filesystem".to_owned(),
+        catalog: CatalogSettings::default(),
         options: BTreeMap::new(),
     };
     let spec = TableSpec {
