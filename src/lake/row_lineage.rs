@@ -216,7 +216,7 @@ impl ExecutionPlan for LineageExec {
         if partition != 0 {
             return Err(DataFusionError::Internal(format!("LineageExec has no partition {partition}")));
         }
-        let parts: Vec<_> = self.parts.iter().cloned().collect();
+        let parts: Vec<_> = self.parts.to_vec();
         let files = parts.into_iter().map(move |part| {
             let mut filler = Filler::new(&part.rows);
             let batches = part.plan.execute(0, context.clone())?;

@@ -115,7 +115,8 @@ async fn hide_among(
     memory: usize,
 ) -> Result<Hidden> {
     let (mut hits, repeated) = found_by_key(table, live, new_files, key, memory).await?;
-    let is_touched = |file: &&LiveFile| hits.contains_key(file.path()) || gone.files.contains_key(file.path());
+    let is_touched =
+        |file: &&LiveFile| hits.contains_key(file.path()) || gone.files.contains_key(file.path());
     let touched: Vec<&LiveFile> = live.data.iter().filter(is_touched).collect();
     let mut before = file_diff::hidden(&table.table, &table.stores, live.deletes.clone(), &touched).await?;
     let mut hidden = Hidden::default();

@@ -147,7 +147,7 @@ pub(super) async fn batches(
     let session = SessionContext::new_with_config_rt(config, runtime);
     let columns = table.columns_at(None)?;
     let scan = Scan {
-        stores: &table.stores,
+        table,
         columns: &columns,
         constants: Vec::new(),
         files: vec![(rows.clone(), Vec::new())],

@@ -176,7 +176,7 @@ impl LakeTable {
             }
             let files = inputs.iter().map(|rows| (rows.clone(), Vec::new())).collect();
             let scan = Scan {
-                stores: &self.stores,
+                table: self,
                 columns: &columns,
                 constants: Vec::new(),
                 files,

@@ -438,7 +438,7 @@ async fn a_table_is_dropped_and_renamed_once_whatever_the_answer() {
             fake.fault("POST /rename", fault);
         }
         catalog.rename_table(&id(), &to).await.unwrap();
-        assert_eq!(catalog.tables().await.unwrap(), [to.clone()]);
+        assert_eq!(catalog.tables().await.unwrap(), std::slice::from_ref(&to));
         assert_eq!(catalog.load(&to).await.unwrap().unwrap().metadata().uuid(), made.metadata().uuid());
         let error = catalog.rename_table(&id(), &to).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
