@@ -61,6 +61,7 @@ async fn main() -> Result<()> {
         key: vec!["l_orderkey".to_owned(), "l_linenumber".to_owned()],
         partition_by: Vec::new(),
         format_version: None,
+        sort_by: Vec::new(),
     };
     let mut table = lake.create(spec).await?;
     write(&mut table, 0, rows, 1, Effect::Append, budget).await?;

@@ -50,6 +50,7 @@ async fn main() -> Result<(), Error> {
             key: vec!["orderkey".to_owned(), "linenumber".to_owned()],
             partition_by: Vec::new(),
             format_version: None,
+            sort_by: Vec::new(),
         })
         .await?;
     let all: Vec<usize> = (0..rows).collect();

@@ -92,6 +92,7 @@ async fn table(lake: &Lake, name: &str, mode: TableMode) -> LakeTable {
         key: vec!["l_orderkey".into(), "l_linenumber".into()],
         partition_by: Vec::new(),
         format_version: None,
+        sort_by: Vec::new(),
     };
     lake.create(spec).await.expect("a new table")
 }

@@ -5,6 +5,8 @@
 
 use crate::error::Result;
 
+/// The lake's table is made, or its columns follow the source's; no row is read yet.
+pub const AFTER_EVOLUTION: &str = "after_evolution";
 /// Rows are written to files, the snapshot is not committed.
 pub const BEFORE_COMMIT: &str = "before_commit";
 /// The snapshot is committed, nobody was told.
@@ -28,7 +30,8 @@ pub const OF_MAINTENANCE: [&str; 2] = [BEFORE_SWAP, AFTER_SWAP];
 
 /// The crash points that every pass with rows comes by; the crash test visits each. [`BEFORE_PUBLISH`] is
 /// only on the way of streams with an audit.
-pub const ALL: [&str; 5] = [BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
+pub const ALL: [&str; 6] =
+    [AFTER_EVOLUTION, BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
 
 /// Reads `FAILPOINTS`, once for a process. In a normal build it does nothing.
 pub fn arm() {

@@ -19,6 +19,9 @@ pub const SOURCE_COLUMN_ID: &str = "frazil:source-column-id";
 /// Arrow field metadata, in both directions: what rows that were there before have in a column that was
 /// added, as text (`5`, `1.50`, `2020-01-01T10:00:00+00:00`). Absent where they have NULL.
 pub const ADDED_DEFAULT: &str = "frazil:added-default";
+/// Arrow field metadata: the id by which the lake knows a column through renames, unlike that of any
+/// other table. Targets note it, and so tell a renamed column from a new one.
+pub const LAKE_COLUMN_ID: &str = "frazil:lake-column-id";
 
 /// Last column of a batch whose rows carry their own operation: `Int8`, the values of
 /// [`Op`](crate::delta::Op).

@@ -9,7 +9,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
-use crate::config::{ChangeWord, ModeWord, Names, Overrides, Selection, Size, Span, StreamEntry, units};
+use crate::config::{
+    ChangeWord, ModeWord, Names, Overrides, SchemaWord, Selection, Size, Span, StreamEntry, units,
+};
+use crate::lake::DroppedColumns;
 use crate::memory;
 use crate::source::{BeyondHorizon, NullCursor};
 use crate::target::Deletes;
@@ -232,6 +235,15 @@ pub(super) struct SettingArgs {
     /// A partition transform of the lake table, can be repeated: day(created_at)
     #[arg(long, value_name = "TRANSFORM", env = "FRAZIL_PARTITION_BY")]
     pub partition_by: Vec<String>,
+    /// The order of rows in the lake's new files: "created_at desc"
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', env = "FRAZIL_SORT_BY")]
+    pub sort_by: Vec<String>,
+    /// What happens when the source's columns change: evolve, freeze, discard_row, discard_value
+    #[arg(long, value_name = "WHAT", env = "FRAZIL_SCHEMA")]
+    pub schema: Option<SchemaWord>,
+    /// What happens in the lake to columns that the source dropped: keep, drop
+    #[arg(long, value_name = "WHAT", value_parser = word::<DroppedColumns>, env = "FRAZIL_DROPPED_COLUMNS")]
+    pub dropped_columns: Option<DroppedColumns>,
     /// Source bytes of a first read that are committed at a time: 1GiB
     #[arg(long, value_name = "SIZE", env = "FRAZIL_PORTION")]
     pub portion: Option<Size>,
@@ -391,6 +403,9 @@ impl SettingArgs {
             columns: names(&self.columns),
             filter: self.filter.clone(),
             partition_by: names(&self.partition_by),
+            sort_by: names(&self.sort_by),
+            schema: self.schema,
+            dropped_columns: self.dropped_columns,
             portion: self.portion,
             ..StreamEntry::default()
         }

@@ -95,7 +95,8 @@ async fn fill(checked: &mut StreamCheck, stream: &Stream, inspection: &Inspectio
     let findings: Vec<_> =
         inspection.source_findings.iter().filter(|finding| !said(finding)).cloned().collect();
     checked.findings.extend(findings);
-    let notes = inspection.plan.notes.iter().cloned();
+    let steps = inspection.evolution.iter().flat_map(|evolution| &evolution.steps);
+    let notes = inspection.plan.notes.iter().chain(steps).cloned();
     checked.findings.extend(notes.map(|message| Finding { severity: Severity::Note, message, remedy: None }));
     match inspection.target_findings(stream).await {
         Ok(findings) => checked.findings.extend(findings),

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::connectors;
 use crate::error::Result;
-use crate::lake::{Lake, LakeTable, TableMode, TableSpec};
+use crate::lake::{Evolution, Lake, TableMode, TableSpec};
 use crate::memory::Budget;
 use crate::source::{Finding, ReadPlan, Severity};
 use crate::sync::{self, Stream};
@@ -17,7 +17,8 @@ pub(super) struct Inspection {
     pub(super) table: TableDescription,
     pub(super) plan: ReadPlan,
     pub(super) spec: TableSpec,
-    pub(super) in_lake: Option<LakeTable>,
+    /// What the lake's table goes through; `None` while there is no such table.
+    pub(super) evolution: Option<Evolution>,
     pub(super) target: Option<TargetTable>,
     pub(super) source_findings: Vec<Finding>,
 }
@@ -27,7 +28,7 @@ pub(super) async fn inspect(stream: &Stream, lake: &Lake, budget: Budget) -> Res
     let source = connectors::source(&stream.source)?;
     let table = source.table(&stream.source_table).await?;
     let in_lake = lake.table(&stream.lake_table).await?;
-    let position = in_lake.as_ref().map(LakeTable::position).transpose()?.flatten();
+    let position = in_lake.as_ref().map(crate::lake::LakeTable::position).transpose()?.flatten();
 
     let mut request = sync::read_request(stream, &table, budget)?;
     request.from = position.map(|position| position.watermark);
@@ -35,11 +36,13 @@ pub(super) async fn inspect(stream: &Stream, lake: &Lake, budget: Budget) -> Res
     let plan = source.plan(&request).await?;
     let spec = sync::lake_table_plan(stream, &table, &plan)?;
 
-    let target = stream.target.as_ref().map(|to| {
-        let (schema, key) = (spec.schema.clone(), spec.key.clone());
-        sync::target_table(stream, to, &schema, &key)
-    });
-    Ok(Inspection { table, plan, spec, in_lake, target, source_findings })
+    let evolution = in_lake.as_ref().map(|table| sync::evolution(stream, table, &spec)).transpose()?;
+    let (schema, key) = match &evolution {
+        Some(evolution) => (&evolution.after, &evolution.key),
+        None => (&spec.schema, &spec.key),
+    };
+    let target = stream.target.as_ref().map(|to| sync::target_table(stream, to, schema, key));
+    Ok(Inspection { table, plan, spec, evolution, target, source_findings })
 }
 
 impl Inspection {

@@ -78,13 +78,16 @@ async fn plan_stream(stream: &Stream, inspection: &Inspection, legs: Legs) -> Re
     })
 }
 
-/// What would happen to the lake's table: created, or columns that are new.
+/// What would happen to the lake's table: created, or the way to what the source is now.
 fn lake_steps(inspection: &Inspection) -> Vec<String> {
     let spec = &inspection.spec;
-    let Some(table) = &inspection.in_lake else {
+    let Some(evolution) = &inspection.evolution else {
         let mut text = format!("create table {} ({})", spec.id, inspection.mode());
         if !spec.partition_by.is_empty() {
             text.push_str(&format!(" partitioned by {}", spec.partition_by.join(", ")));
+        }
+        if !spec.sort_by.is_empty() {
+            text.push_str(&format!(" sorted by {}", spec.sort_by.join(", ")));
         }
         let columns = spec.schema.fields().iter();
         return std::iter::once(text)
@@ -94,10 +97,7 @@ fn lake_steps(inspection: &Inspection) -> Vec<String> {
             }))
             .collect();
     };
-    let Ok(there) = table.schema() else { return Vec::new() };
-    let is_new = |name: &str| there.field_with_name(name).is_err();
-    let fields = spec.schema.fields().iter().filter(|field| is_new(field.name()));
-    fields.map(|field| format!("add column {} {}", field.name(), field.data_type())).collect()
+    evolution.steps.clone()
 }
 
 fn say(plan: &StreamPlan, legs: Legs) -> Result<()> {

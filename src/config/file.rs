@@ -11,6 +11,7 @@ use super::MaintenanceEntry;
 use super::audit::AuditEntry;
 use super::lake::LakeEntry;
 use super::units;
+use crate::lake::{DroppedColumns, SchemaContract};
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, OutOfRange, UnboundedNumeric, ValuePolicy};
 use crate::sync::{Mode, StreamSettings};
 use crate::table::FormatVersion;
@@ -92,14 +93,20 @@ pub struct StreamEntry {
     /// of columns, nanoseconds; a table in version 2 is raised to it and never goes back. A new table has
     /// version 2, if nothing is said.
     pub format_version: Option<FormatWord>,
+    /// The order of rows in the lake's new files: `region`, `created_at desc`.
+    pub sort_by: Option<Names>,
     /// The table in the lake, `namespace.table`, with `{stream_schema}` and `{stream_table}`.
     pub lake_table: Option<String>,
     /// About how many source bytes of a first read are committed at a time: what a crash can cost.
     pub portion: Option<Size>,
     /// What a change must pass before it is shown in the lake; what fails is kept aside.
     pub audit: Option<AuditEntry>,
-    /// What happens when the source's columns change.
+    /// What happens when the source's columns change. `evolve`: the lake follows. `freeze`: the stream
+    /// stops. `discard_row`, `discard_value`: rows or values without a place are left out, and counted.
     pub schema: Option<SchemaWord>,
+    /// What happens in the lake to a column that the source dropped. `keep`: it stays and is NULL from
+    /// then on. `drop`: it goes, older snapshots still show it.
+    pub dropped_columns: Option<DroppedColumns>,
     /// When the stream runs, in the words of cron. For the scheduler, which is not in this build yet:
     /// use `frazil run --every 5m` or your own scheduler.
     pub schedule: Option<String>,
@@ -149,6 +156,8 @@ impl StreamEntry {
             filter,
             partition_by,
             format_version,
+            sort_by,
+            dropped_columns,
             lake_table,
             portion,
             audit,
@@ -173,9 +182,12 @@ impl StreamEntry {
             values: self.values.as_ref().map(Values::policy).unwrap_or_default(),
             columns: names(&self.columns),
             filter: self.filter.clone(),
-            partition_by: names(&self.partition_by).unwrap_or_default(),
             format_version: self.format_version.map(|version| version.0),
             audit: self.audit.as_ref().map(AuditEntry::audit),
+            schema: self.schema.map(|schema| schema.0).unwrap_or_default(),
+            dropped_columns: self.dropped_columns.unwrap_or_default(),
+            partition_by: names(&self.partition_by),
+            sort_by: names(&self.sort_by),
             deletes: self.deletes.unwrap_or_default(),
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
         }
@@ -428,12 +440,15 @@ from_text!(ChangeWord, "a way to find changes", |word| match word {
     _ => Err(unknown("change", word, CHANGES, &["log", "tracking", "trigger"])),
 });
 
-/// What happens when the source's columns change; `evolve` is what this build does.
+/// [`SchemaContract`], with a suggestion for a word that is nearly right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SchemaWord(pub ());
+pub struct SchemaWord(pub SchemaContract);
 from_text!(SchemaWord, "a schema policy", |word| match word {
-    "evolve" => Ok(()),
-    _ => Err(unknown("schema", word, SCHEMAS, &["freeze", "discard_row", "discard_value"])),
+    "evolve" => Ok(SchemaContract::Evolve),
+    "freeze" => Ok(SchemaContract::Freeze),
+    "discard_row" => Ok(SchemaContract::DiscardRow),
+    "discard_value" => Ok(SchemaContract::DiscardValue),
+    _ => Err(unknown("schema", word, SCHEMAS, &[])),
 });
 
 /// The version of the format of a lake table.
@@ -449,7 +464,7 @@ from_text!(FormatWord, "a format version", |word| {
 const FORMATS: &[&str] = &["2", "3"];
 const MODES: &[&str] = &["merge", "append", "replace", "upsert", "incremental", "full-refresh"];
 const CHANGES: &[&str] = &["auto", "timestamp", "version", "id", "full"];
-const SCHEMAS: &[&str] = &["evolve"];
+const SCHEMAS: &[&str] = &["evolve", "freeze", "discard_row", "discard_value"];
 
 fn unknown(key: &str, word: &str, known: &[&str], planned: &[&str]) -> String {
     let shown = super::shown(word);

@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeSettings;
 use crate::maintain::Policy;
 
-pub use file::{ChangeWord, File, ModeWord, Names, Size, Span, StreamEntry};
+pub use file::{ChangeWord, File, ModeWord, Names, SchemaWord, Size, Span, StreamEntry};
 pub use load::environment;
 pub use maintenance::{MaintenanceEntry, RunWord, Settings as MaintenanceSettings};
 pub use resolve::{Resolved, Selection, TableLister};

@@ -6,8 +6,13 @@
 //! columns there  ──┘
 //! ```
 //!
-//! A table is only ever widened: nothing here drops a column, narrows a type or renames. What we did
-//! not make, we do not alter beyond adding columns; then the error holds the statement to run.
+//! A table is only ever widened: nothing here drops a column or narrows a type. What we did not make,
+//! we do not alter beyond adding columns; then the error holds the statement to run. Columns that the
+//! lake renamed are found by [`Renames`].
+
+mod renames;
+
+pub use renames::Renames;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;

@@ -3,9 +3,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, MapArray, RecordBatch, RecordBatchOptions, StructArray,
+    new_null_array,
+};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use arrow::util::display::FormatOptions;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -42,15 +47,11 @@ impl Conform {
         for (step, field) in steps.iter().zip(self.wanted.fields()) {
             let column: ArrayRef = match *step {
                 Step::Take(i) => batch.column(i).clone(),
-                Step::Cast(i) => {
-                    // Not `safe`: a value that does not fit is an error, not a NULL.
-                    let options = CastOptions { safe: false, ..CastOptions::default() };
-                    cast_with_options(batch.column(i), field.data_type(), &options).map_err(|source| {
-                        Error::new(ErrorKind::Data, format!("a value does not fit {}", field.data_type()))
-                            .with("column", field.name())
-                            .because(source)
-                    })?
-                }
+                Step::Cast(i) => fitted(batch.column(i), field.data_type()).map_err(|source| {
+                    Error::new(ErrorKind::Data, format!("a value does not fit {}", field.data_type()))
+                        .with("column", field.name())
+                        .because(source)
+                })?,
                 Step::Null => new_null_array(field.data_type(), batch.num_rows()),
             };
             if !field.is_nullable() && column.logical_null_count() > 0 {
@@ -88,6 +89,47 @@ fn plan(wanted: &SchemaRef, given: &SchemaRef) -> Result<Vec<Step>> {
     steps.collect()
 }
 
+/// A column in another type: fields of a struct by name, missing ones NULL.
+fn fitted(column: &ArrayRef, to: &DataType) -> std::result::Result<ArrayRef, ArrowError> {
+    use DataType as D;
+    let nulls = column.nulls().cloned();
+    Ok(match (column.data_type(), to) {
+        (from, to) if from == to => column.clone(),
+        (D::Struct(_), D::Struct(fields)) => {
+            let from = column.as_struct();
+            let field = |field: &FieldRef| match from.column_by_name(field.name()) {
+                Some(column) => fitted(column, field.data_type()),
+                None => Ok(new_null_array(field.data_type(), from.len())),
+            };
+            let columns = fields.iter().map(field).collect::<std::result::Result<Vec<_>, _>>()?;
+            Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls, from.len())?)
+        }
+        (D::List(_), D::List(element)) => {
+            let from = column.as_list::<i32>();
+            let values = fitted(from.values(), element.data_type())?;
+            Arc::new(ListArray::try_new(element.clone(), from.offsets().clone(), values, nulls)?)
+        }
+        (D::Map(..), D::Map(entries, sorted)) => {
+            let from = column.as_map();
+            let D::Struct(pair) = entries.data_type() else {
+                return Err(ArrowError::CastError("the entries of a map are no struct".to_owned()));
+            };
+            let columns =
+                vec![fitted(from.keys(), pair[0].data_type())?, fitted(from.values(), pair[1].data_type())?];
+            let inner = StructArray::try_new(pair.clone(), columns, None)?;
+            Arc::new(MapArray::try_new(entries.clone(), from.offsets().clone(), inner, nulls, *sorted)?)
+        }
+        (D::LargeList(element) | D::ListView(element) | D::LargeListView(element), D::List(_))
+        | (D::FixedSizeList(element, _), D::List(_)) => {
+            fitted(&cast_with_options(column, &D::List(element.clone()), &EXACT)?, to)?
+        }
+        (_, to) => cast_with_options(column, to, &EXACT)?,
+    })
+}
+
+/// Not `safe`: a value that does not fit is an error, not a NULL.
+const EXACT: CastOptions<'static> = CastOptions { safe: false, format_options: FormatOptions::new() };
+
 /// Whether every value of `from` is the same value as `to`, or the cast says that one is not.
 fn is_harmless(from: &DataType, to: &DataType) -> bool {
     use DataType as D;
@@ -120,9 +162,11 @@ fn is_harmless(from: &DataType, to: &DataType) -> bool {
             D::List(to),
         ) => is_harmless(from.data_type(), to.data_type()),
         (D::Struct(from), D::Struct(to)) => {
-            from.len() == to.len()
-                && from.iter().zip(to).all(|(from, to)| {
-                    from.name() == to.name() && is_harmless(from.data_type(), to.data_type())
+            let has = |fields: &Fields, name: &str| fields.iter().any(|field| field.name() == name);
+            from.iter().all(|field| has(to, field.name()))
+                && to.iter().all(|field| match from.iter().find(|other| other.name() == field.name()) {
+                    Some(from) => is_harmless(from.data_type(), field.data_type()),
+                    None => field.is_nullable(),
                 })
         }
         (D::Map(from, _), D::Map(to, _)) => match (from.data_type(), to.data_type()) {
@@ -138,7 +182,7 @@ fn is_harmless(from: &DataType, to: &DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{AsArray, Int16Array, Int64Array, ListArray, StringViewArray};
+    use arrow::array::{Int16Array, Int64Array, ListArray, StringViewArray};
     use arrow::datatypes::{Field, Int32Type, Schema};
 
     fn wanted() -> SchemaRef {

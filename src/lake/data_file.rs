@@ -148,16 +148,19 @@ impl OpenFile {
         self.uploaded + self.row_group_bytes() as u64
     }
 
-    /// Completes the file: when this returns it is durable.
-    pub(super) async fn finish(mut self) -> Result<DataFile> {
+    /// Completes the file: when this returns it is durable. `order` is the sort order that its rows have.
+    pub(super) async fn finish(mut self, order: Option<i32>) -> Result<DataFile> {
         let footer = self.encoder.finish().map_err(encoding_error)?;
         self.send().await?;
         // An upload that cannot be completed aborts itself.
         let mut upload = self.upload.take().expect("a file is finished once");
         upload.shutdown().await.map_err(|source| self.failed(source))?;
         let metrics = bounds::metrics(&footer, &self.layout.schema)?;
-        DataFileBuilder::default()
-            .content(DataContentType::Data)
+        let mut file = DataFileBuilder::default();
+        if let Some(order) = order {
+            file.sort_order_id(order);
+        }
+        file.content(DataContentType::Data)
             .file_path(self.location.clone())
             .file_format(DataFileFormat::Parquet)
             .partition(self.partition.clone())

@@ -48,6 +48,7 @@ mod row_lineage;
 mod scan;
 mod schema;
 mod snapshot;
+mod sort;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,7 @@ pub use catalog::CatalogSettings;
 pub use commit::{Change, Effect, RowCounts};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
 pub use difference::{Comparison, Gone, Sieve};
+pub use evolve::{DroppedColumns, Evolution, Fate, SchemaContract, Wanted};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
 pub use refs::{RefInfo, RefKind, is_ref_name};
 pub use storage::Stores;
@@ -189,10 +191,12 @@ fn creation(spec: TableSpec) -> Result<TableCreation> {
         }
     }
     let partition_spec = partition::spec(&schema, &spec.partition_by)?;
+    let sort_order = sort::order(&schema, &spec.sort_by)?;
     Ok(TableCreation::builder()
         .name(spec.id.name)
         .schema(schema)
         .partition_spec(partition_spec)
+        .sort_order(sort_order)
         .properties(properties)
         .format_version(format_version::of(version))
         .build())
@@ -213,6 +217,8 @@ pub struct TableSpec {
     pub partition_by: Vec<String>,
     /// The version of the format; `None`: the usual one.
     pub format_version: Option<FormatVersion>,
+    /// The order of rows in a file: `[region, created_at desc]`.
+    pub sort_by: Vec<String>,
 }
 
 /// How a table keeps rows. Stored as the table property `frazil.mode`.

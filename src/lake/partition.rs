@@ -1,6 +1,7 @@
 //! Partition transforms in the words of Iceberg: `day(created_at)`, `bucket(16, id)`, `region`; and
 //! batches divided by them.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::str::FromStr;
 
@@ -10,32 +11,105 @@ use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use arrow::row::{RowConverter, SortField};
 use iceberg::arrow::{PartitionValueCalculator, arrow_struct_to_literal};
 use iceberg::spec::{
-    Literal, PartitionSpecRef, Schema, SchemaRef, Struct, StructType, Transform, UnboundPartitionSpec,
+    Literal, NestedFieldRef, PartitionSpecRef, Schema, SchemaRef, Struct, StructType, TableMetadata,
+    Transform, UnboundPartitionSpec,
 };
 
 use super::names::encode;
 use super::storage::iceberg_error;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A partition spec of these terms, bound to the columns of `schema`.
+/// A partition spec of these terms, for a new table with the columns of `schema`.
 pub(super) fn spec(schema: &Schema, terms: &[String]) -> Result<UnboundPartitionSpec> {
-    let mut builder = UnboundPartitionSpec::builder();
-    let mut names = Vec::new();
-    for term in terms {
-        let (transform, column) = parse(term)?;
-        let field = schema.field_by_name(column).ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("`{term}` names a column that does not exist"))
+    build(schema, &parsed(terms, |name| schema.field_by_name(name))?, |_, _| false)
+}
+
+/// The partition spec of these terms for a table that has another one now; `None` when it has this one.
+pub(super) fn changed(
+    metadata: &TableMetadata,
+    schema: &Schema,
+    terms: &[String],
+) -> Result<Option<UnboundPartitionSpec>> {
+    let wanted = parsed(terms, |name| field_of(metadata, schema, name))?;
+    let current = metadata.default_partition_spec();
+    let current = current.fields().iter().map(|field| (field.source_id, field.transform));
+    let current = current.filter(|(_, transform)| *transform != Transform::Void);
+    if current.eq(wanted.iter().map(|term| (term.field.id, term.transform))) {
+        return Ok(None);
+    }
+    // Readers that look at all partitions of a table know them by name.
+    let is_taken = |name: &str, term: &Term<'_>| {
+        let mut fields = metadata.partition_specs_iter().flat_map(|spec| spec.fields());
+        let is_another = fields.any(|field| {
+            field.name == name && (field.source_id, field.transform) != (term.field.id, term.transform)
+        });
+        let is_column = metadata.schemas_iter().any(|schema| {
+            schema
+                .field_by_name(name)
+                .is_some_and(|field| term.transform != Transform::Identity || field.id != term.field.id)
+        });
+        is_another || is_column
+    };
+    build(schema, &wanted, is_taken).map(Some)
+}
+
+/// The field that a user means by a name: a column's name now, else one that it had before. A rename in
+/// the source does not stop streams whose configuration says the old name.
+pub(super) fn field_of<'a>(
+    metadata: &'a TableMetadata,
+    schema: &'a Schema,
+    name: &str,
+) -> Option<&'a NestedFieldRef> {
+    schema.field_by_name(name).or_else(|| {
+        let mut schemas: Vec<_> = metadata.schemas_iter().collect();
+        schemas.sort_by_key(|schema| Reverse(schema.schema_id()));
+        let ids = schemas.into_iter().filter_map(|schema| schema.field_id_by_name(name));
+        ids.filter_map(|id| schema.field_by_id(id)).next()
+    })
+}
+
+/// A transform of a column.
+struct Term<'a> {
+    /// As the user wrote it.
+    text: &'a str,
+    transform: Transform,
+    field: &'a NestedFieldRef,
+}
+
+fn parsed<'a>(
+    terms: &'a [String],
+    find: impl Fn(&str) -> Option<&'a NestedFieldRef>,
+) -> Result<Vec<Term<'a>>> {
+    let term = |text: &'a String| {
+        let (transform, column) = parse(text)?;
+        let field = find(column).ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("`{text}` names a column that does not exist"))
                 .with("column", column)
         })?;
         transform.result_type(&field.field_type).map_err(|source| {
             Error::new(
                 ErrorKind::Config,
-                format!("`{term}` does not fit a column of type {}", field.field_type),
+                format!("`{text}` does not fit a column of type {}", field.field_type),
             )
             .with("column", column)
             .because(source)
         })?;
-        let name = match transform {
+        Ok(Term { text, transform, field })
+    };
+    terms.iter().map(term).collect()
+}
+
+fn build(
+    schema: &Schema,
+    terms: &[Term<'_>],
+    is_taken: impl Fn(&str, &Term<'_>) -> bool,
+) -> Result<UnboundPartitionSpec> {
+    let mut builder = UnboundPartitionSpec::builder();
+    let mut names = Vec::new();
+    for term in terms {
+        let Term { text, transform, field } = term;
+        let column = schema.name_by_field_id(field.id).unwrap_or(&field.name);
+        let mut name = match transform {
             Transform::Identity => column.to_owned(),
             Transform::Bucket(_) => format!("{column}_bucket"),
             Transform::Truncate(_) => format!("{column}_trunc"),
@@ -43,11 +117,20 @@ pub(super) fn spec(schema: &Schema, terms: &[String]) -> Result<UnboundPartition
         };
         if names.contains(&name) {
             return Err(
-                Error::new(ErrorKind::Config, format!("`{term}` repeats a partition")).with("column", column)
+                Error::new(ErrorKind::Config, format!("`{text}` repeats a partition")).with("column", column)
             );
         }
-        builder = builder.add_partition_field(field.id, &name, transform).map_err(|source| {
-            Error::new(ErrorKind::Config, format!("`{term}` cannot stand beside the other partitions"))
+        if is_taken(&name, term) {
+            name = match transform {
+                Transform::Bucket(number) | Transform::Truncate(number) => format!("{name}_{number}"),
+                _ => name,
+            };
+            while is_taken(&name, term) {
+                name.push('_');
+            }
+        }
+        builder = builder.add_partition_field(field.id, &name, *transform).map_err(|source| {
+            Error::new(ErrorKind::Config, format!("`{text}` cannot stand beside the other partitions"))
                 .with("column", column)
                 .hint("a column has at most one of year, month, day and hour")
                 .because(source)

@@ -75,6 +75,7 @@ impl History {
             key,
             partition_by: Vec::new(),
             format_version: None,
+            sort_by: Vec::new(),
         };
         let table = lake.create(spec).await.unwrap();
         Self { _directory: directory, lake, table, marks: 0 }
@@ -439,7 +440,8 @@ async fn columns_are_found_by_id() {
         column("starboard", DataType::Utf8, true, "5"),
         column("more", DataType::Float64, true, "6"),
     ]));
-    history.table.evolve(&evolved).await.unwrap();
+    let evolution = history.table.evolution(&Wanted::columns(&evolved)).unwrap();
+    history.table.evolve(&evolution).await.unwrap();
     let sql = "select id, v, small, starboard, port, more, note from t where small = 7 and more is null";
     expect![[r#"
         +----+----+-------+-----------+------+------+------+
@@ -464,6 +466,48 @@ async fn columns_are_found_by_id() {
 fn column(name: &str, kind: DataType, nullable: bool, id: &str) -> Field {
     let metadata = HashMap::from([(crate::table::SOURCE_COLUMN_ID.to_owned(), id.to_owned())]);
     Field::new(name, kind, nullable).with_metadata(metadata)
+}
+
+/// Rows from before and after a struct grew, at the top, in a list and in a map.
+#[tokio::test]
+async fn nested_fields_come_and_widen() {
+    let nested = |fields: Vec<Field>, number: DataType| {
+        let list = Field::new("element", DataType::Struct(fields.clone().into()), true);
+        let pair = vec![Field::new("key", DataType::Utf8, false), Field::new("value", number, true)];
+        let entries = Field::new("key_value", DataType::Struct(pair.into()), false);
+        Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("s", DataType::Struct(fields.into()), true),
+            Field::new("l", DataType::List(Arc::new(list)), true),
+            Field::new("m", DataType::Map(Arc::new(entries), false), true),
+        ]))
+    };
+    let rows = |schema: &SchemaRef, json: &str| {
+        let mut decoder = arrow::json::ReaderBuilder::new(schema.clone()).build_decoder().unwrap();
+        decoder.decode(json.as_bytes()).unwrap();
+        decoder.flush().unwrap().unwrap()
+    };
+    let x = |kind| Field::new("x", kind, true);
+    let old = nested(vec![x(DataType::Int32)], DataType::Int32);
+    let new = nested(vec![Field::new("y", DataType::Utf8, true), x(DataType::Int64)], DataType::Int64);
+    let mut history = History::with(TableMode::Merge, old.clone()).await;
+    let batch = rows(&old, r#"{"id": 1, "s": {"x": 1}, "l": [{"x": 2}, null], "m": {"k": 3}}"#);
+    let files = history.write_batch(&batch).await;
+    let before = history.commit_files(files, Effect::Upsert).await;
+    let evolution = history.table.evolution(&Wanted::columns(&new)).unwrap();
+    history.table.evolve(&evolution).await.unwrap();
+    let batch = rows(
+        &new,
+        r#"{"id": 2, "s": {"x": 5000000000, "y": "a"}, "l": [{"y": "b"}], "m": {"k": 6000000000}}"#,
+    );
+    let files = history.write_batch(&batch).await;
+    history.commit_files(files, Effect::Upsert).await;
+    // A source that does not have the new fields any more, or not yet.
+    let batch = rows(&old, r#"{"id": 3, "s": {"x": 7}, "l": [{"x": 8}], "m": {"k": 9}}"#);
+    let files = history.write_batch(&batch).await;
+    history.commit_files(files, Effect::Upsert).await;
+    expect![[""]].assert_eq(&history.sql("select * from t order by id").await);
+    expect![[""]].assert_eq(&history.sql(&format!("select * from t version as of {before}")).await);
 }
 
 #[tokio::test]

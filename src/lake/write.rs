@@ -1,18 +1,20 @@
 //! Batches into data files: Parquet, partitioned, rolled at a size, with exact bounds.
 //!
 //! ```text
-//! batch ─▶ conform ─┬─▶ partition a ─▶ row group ─▶ upload ─▶ file, file, …
-//!                   └─▶ partition b ─▶ row group ─▶ upload ─▶ file, …
+//! batch ─▶ conform ─┬─▶ partition a ─▶ (sort) ─▶ row group ─▶ upload ─▶ file, file, …
+//!                   └─▶ partition b ─▶ (sort) ─▶ row group ─▶ upload ─▶ file, …
 //! ```
 //!
 //! Encoding runs on the task that writes: each parallel stream has its own writer, and so its own
 //! core. What a writer holds is one row group's worth of encoded rows over all its open files, the
-//! parts on their way to the store, and the batch in hand.
+//! parts on their way to the store, and the batch in hand; of a table with an order, another row
+//! group's worth of Arrow bytes that wait to be sorted, and their sorted copy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::row::OwnedRow;
 use iceberg::spec::{DataFile, Struct};
 use uuid::Uuid;
 
@@ -21,6 +23,7 @@ use super::data_file::{Layout, OpenFile};
 use super::format_version::is_v3;
 use super::partition::Splitter;
 use super::row_lineage::with_lineage;
+use super::sort::{Sorted, Sorter};
 use super::storage::Stores;
 use super::{LakeTable, TableMode, schema};
 use crate::error::Result;
@@ -36,6 +39,8 @@ const OPEN_FILES: usize = 64;
 /// Table property: where data goes that shall not lie beside the metadata. A store that a catalog
 /// guards may refuse files that it does not know, such as `.puffin`.
 const DATA_PATH: &str = "write.data.path";
+/// Rows that are encoded at a time out of a sorted run.
+const WRITTEN_ROWS: usize = 65_536;
 
 /// A file that is written and not yet part of any snapshot.
 #[derive(Debug, Clone)]
@@ -51,6 +56,7 @@ pub struct TableWriter {
     table: LakeTable,
     conform: Conform,
     splitter: Option<Splitter>,
+    sorter: Option<Sorter>,
     bloom: Vec<String>,
     layout: Option<Arc<Layout>>,
     open: HashMap<Struct, Open>,
@@ -67,6 +73,39 @@ struct Open {
     file: OpenFile,
     /// The number of the batch that was written last.
     used: u64,
+    /// Rows that wait to be sorted, and their Arrow bytes.
+    run: Vec<RecordBatch>,
+    run_bytes: usize,
+    /// The greatest sort key so far; `None` before the first run.
+    last: Option<OwnedRow>,
+    /// Whether all runs so far follow each other.
+    in_order: bool,
+}
+
+impl Open {
+    fn new(file: OpenFile) -> Self {
+        Self { file, used: 0, run: Vec::new(), run_bytes: 0, last: None, in_order: true }
+    }
+
+    /// Sorts what waits and writes it.
+    async fn write_run(&mut self, sorter: &Sorter) -> Result<()> {
+        let run = std::mem::take(&mut self.run);
+        self.run_bytes = 0;
+        if run.is_empty() {
+            return Ok(());
+        }
+        let Sorted { rows, ends } = sorter.sort(&run)?;
+        drop(run);
+        if let Some((first, last)) = ends {
+            self.in_order &= self.last.as_ref().is_none_or(|before| *before <= first);
+            self.last = Some(last);
+        }
+        // In slices: an encoder takes a batch whole, pages and all.
+        for start in (0..rows.num_rows()).step_by(WRITTEN_ROWS) {
+            self.file.write(&rows.slice(start, WRITTEN_ROWS.min(rows.num_rows() - start))).await?;
+        }
+        Ok(())
+    }
 }
 
 impl TableWriter {
@@ -109,11 +148,21 @@ impl TableWriter {
                 self.close(&oldest.expect("some file is open")).await?;
             }
             let file = self.create(&partition)?;
-            self.open.insert(partition.clone(), Open { file, used: 0 });
+            self.open.insert(partition.clone(), Open::new(file));
         }
         let open = self.open.get_mut(&partition).expect("just opened");
         open.used = self.batches;
-        open.file.write(batch).await?;
+        match &self.sorter {
+            None => open.file.write(batch).await?,
+            Some(sorter) => {
+                open.run_bytes += batch.get_array_memory_size();
+                open.run.push(batch.clone());
+                if open.run_bytes >= self.row_group_bytes {
+                    open.write_run(sorter).await?;
+                }
+            }
+        }
+        let open = self.open.get_mut(&partition).expect("just opened");
         if open.file.row_group_bytes() >= self.row_group_bytes {
             open.file.flush().await?;
         }
@@ -133,6 +182,11 @@ impl TableWriter {
             let largest = self.open.values_mut().max_by_key(|open| open.file.buffered());
             largest.expect("two files are open").file.flush().await?;
         }
+        let Some(sorter) = &self.sorter else { return Ok(()) };
+        while self.open.values().map(|open| open.run_bytes).sum::<usize>() > self.row_group_bytes {
+            let largest = self.open.values_mut().max_by_key(|open| open.run_bytes);
+            largest.expect("two files are open").write_run(sorter).await?;
+        }
         Ok(())
     }
 
@@ -149,11 +203,23 @@ impl TableWriter {
     }
 
     async fn close(&mut self, partition: &Struct) -> Result<()> {
-        if let Some(open) = self.open.remove(partition) {
-            let file = open.file.finish().await?;
+        if let Some(mut open) = self.open.remove(partition) {
+            let mut order = None;
+            if let Some(sorter) = &self.sorter {
+                open.write_run(sorter).await?;
+                order = open.in_order.then_some(sorter.order_id());
+            }
+            let file = open.file.finish(order).await?;
             self.written.push(WrittenFile { file, spec_id: self.spec_id() });
         }
         Ok(())
+    }
+
+    /// Leaves rows in the order in which they come: where a key may come twice, the last one counts.
+    #[must_use]
+    pub fn unsorted(mut self) -> Self {
+        self.sorter = None;
+        self
     }
 
     fn spec_id(&self) -> i32 {
@@ -195,7 +261,7 @@ impl LakeTable {
         }
     }
 
-    /// A writer by the table's current schema and partition spec.
+    /// A writer by the table's current schema, partition spec and order.
     pub fn writer(&self, budget: Budget) -> Result<TableWriter> {
         let metadata = self.table.metadata();
         let bloom = if self.mode() == TableMode::Merge { self.key() } else { Vec::new() };
@@ -203,6 +269,7 @@ impl LakeTable {
             table: self.clone(),
             conform: Conform::new(schema::to_file_schema(metadata.current_schema())),
             splitter: Splitter::new(metadata.current_schema(), metadata.default_partition_spec())?,
+            sorter: Sorter::new(metadata.current_schema(), metadata.default_sort_order())?,
             bloom,
             layout: None,
             open: HashMap::new(),

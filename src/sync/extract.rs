@@ -17,9 +17,9 @@ use std::time::Instant;
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
-use super::audit;
+use super::contract::{Gate, LeftOut};
 use super::stamp::{Stamp, lake_schema};
-use super::{Context, ExtractReport, Mode, Progress, Stream};
+use super::{Context, ExtractReport, Mode, Progress, Stream, audit, evolve};
 use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
@@ -139,8 +139,9 @@ pub fn lake_table_plan(stream: &Stream, table: &TableDescription, plan: &ReadPla
         schema: lake_schema(&plan.schema, mode),
         mode,
         key: if mode == TableMode::Append { Vec::new() } else { key },
-        partition_by: stream.settings.partition_by.clone(),
         format_version: stream.settings.format_version,
+        partition_by: stream.settings.partition_by.clone().unwrap_or_default(),
+        sort_by: stream.settings.sort_by.clone().unwrap_or_default(),
     })
 }
 
@@ -157,6 +158,9 @@ struct Pass<'a> {
     position: Option<Watermark>,
     unfinished: bool,
     notes: Vec<String>,
+    /// What the contract lets in, where that is not everything.
+    gate: Option<Gate>,
+    left_out: LeftOut,
 }
 
 impl<'a> Pass<'a> {
@@ -177,19 +181,20 @@ impl<'a> Pass<'a> {
         let spec = lake_table_plan(stream, description, &plan)?;
         let mode = spec.mode;
         let mut notes = Vec::new();
+        let mut gate = None;
         let table = match existing {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
-                expect_same_mode(&table, &spec)?;
                 if let Some(version) = spec.format_version {
                     notes.extend(table.raise_format(version).await?);
                 }
-                notes.extend(table.evolve(&spec.schema).await?);
-                // After evolving: a key column that was renamed in the source has its new name by now.
-                expect_same_key(&table, &spec)?;
+                let evolution = evolve::follow(stream, &mut table, &spec).await?;
+                gate = Gate::new(&spec.schema, &evolution, stream.settings.schema);
+                notes.extend(evolution.steps);
                 table
             }
         };
+        faults::point(faults::AFTER_EVOLUTION)?;
         Ok(Self {
             context,
             stream,
@@ -202,6 +207,8 @@ impl<'a> Pass<'a> {
             unfinished: position.as_ref().is_some_and(|position| position.unfinished),
             position: position.map(|position| position.watermark),
             notes,
+            gate,
+            left_out: LeftOut::default(),
         })
     }
 
@@ -245,6 +252,7 @@ impl<'a> Pass<'a> {
         // Only now does the reading know how many values it had to replace.
         let mut notes = self.reading.plan().notes.clone();
         notes.append(&mut self.notes);
+        notes.extend(self.left_out.note(self.stream.settings.schema));
         Ok(ExtractReport {
             change: self.plan.change,
             extent: self.plan.extent,
@@ -254,6 +262,7 @@ impl<'a> Pass<'a> {
             file_bytes: tally.bytes,
             snapshot: self.table.current(),
             changed: tally.commits > 0,
+            left_out: std::mem::take(&mut self.left_out),
             notes,
             seconds: started.elapsed().as_secs_f64(),
         })
@@ -313,12 +322,20 @@ impl<'a> Pass<'a> {
         let stamp = (self.mode == TableMode::Append).then(|| Stamp::new(&self.table));
         for (place, mut rows) in streams.into_iter().enumerate() {
             let mut writer = self.table.writer(self.context.budget)?;
-            let (progress, stamp) = (progress.clone(), stamp.clone());
+            if self.mode == TableMode::Merge && !self.key_enforced {
+                // Of two rows with one key the last counts, so that they must stay as they come.
+                writer = writer.unsorted();
+            }
             let mut sieve = comparison.map(Comparison::sieve);
+            let (progress, stamp, gate) = (progress.clone(), stamp.clone(), self.gate.clone());
             tasks.spawn(async move {
+                let mut left_out = LeftOut::default();
                 while let Some(batch) = rows.next().await {
-                    let batch = batch?;
+                    let mut batch = batch?;
                     progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+                    if let Some(gate) = &gate {
+                        batch = gate.pass(&batch, &mut left_out)?;
+                    }
                     let batch = match (&stamp, &mut sieve) {
                         (Some(stamp), _) => stamp.put_on(batch)?,
                         (None, Some(sieve)) => sieve.sift(batch)?,
@@ -326,15 +343,16 @@ impl<'a> Pass<'a> {
                     };
                     writer.write(&batch).await?;
                 }
-                Ok::<_, Error>((place, writer.finish().await?))
+                Ok::<_, Error>((place, writer.finish().await?, left_out))
             });
         }
         let mut written = BTreeMap::new();
         while let Some(done) = tasks.join_next().await {
             // Returning drops the set, which stops the other streams.
-            let (place, files) =
+            let (place, files, left_out) =
                 done.map_err(|source| Error::new(ErrorKind::Internal, "a reader stopped").because(source))??;
             written.insert(place, files);
+            self.left_out.add(&left_out);
         }
         Ok(written.into_values().flatten().collect())
     }
@@ -433,30 +451,6 @@ impl Tally {
     }
 }
 
-fn same_columns(a: &[String], b: &[String]) -> bool {
+pub(super) fn same_columns(a: &[String], b: &[String]) -> bool {
     a.len() == b.len() && a.iter().all(|column| b.contains(column))
-}
-
-/// A table keeps its mode for life: rows that came by one rule cannot be continued by another.
-fn expect_same_mode(table: &LakeTable, spec: &TableSpec) -> Result<()> {
-    if table.mode() == spec.mode {
-        return Ok(());
-    }
-    let message =
-        format!("the lake table is in mode {:?}, the stream is in mode {:?}", table.mode(), spec.mode);
-    Err(Error::new(ErrorKind::Config, message.to_lowercase())
-        .with("table", table.id())
-        .hint("set `mode` as it was, or write to a new `lake_table`"))
-}
-
-/// A table keeps its key for life too.
-fn expect_same_key(table: &LakeTable, spec: &TableSpec) -> Result<()> {
-    let key = table.key();
-    if same_columns(&key, &spec.key) {
-        return Ok(());
-    }
-    let (old, new) = (key.join(", "), spec.key.join(", "));
-    Err(Error::new(ErrorKind::Config, format!("the lake table's key is ({old}), the stream's is ({new})"))
-        .with("table", table.id())
-        .hint("set `primary_key` as it was, or write to a new `lake_table`"))
 }

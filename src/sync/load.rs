@@ -47,13 +47,16 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     let applied = target.applied(&stream.name, &to.table).await?;
     report.from = applied.map(|applied| applied.snapshot);
     report.to = Some(snapshot);
-    if applied == Some(goal) {
+    if applied == Some(goal) && !table.evolved_since(snapshot) {
         note(&mut table, to, snapshot).await;
         return Ok(report);
     }
 
-    let wanted = target_table(stream, to, &table.schema()?, &table.key());
+    let wanted = target_table(stream, to, &table.columns(), &table.key());
     target.prepare(&wanted).await?;
+    if applied == Some(goal) {
+        return Ok(report);
+    }
     let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
     let stats = target.apply(merge).await.map_err(|error| error.with("stream", &stream.name))?;
     report.staged = stats.staged;

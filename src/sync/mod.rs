@@ -11,6 +11,8 @@
 //! read from the lake, and from the target.
 
 mod audit;
+mod contract;
+mod evolve;
 mod extract;
 mod load;
 mod report;
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::Connection;
 use crate::error::Result;
-use crate::lake::Lake;
+use crate::lake::{DroppedColumns, Lake, SchemaContract};
 use crate::maintain;
 use crate::memory::Budget;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
@@ -33,6 +35,8 @@ use crate::table::{FormatVersion, TableId};
 use crate::target::Deletes;
 
 pub use audit::{Audit, AuditScope};
+pub use contract::LeftOut;
+pub use evolve::evolution;
 pub use extract::{extract, lake_table_plan, mode_of, read_request};
 pub use load::{load, target_table};
 pub use report::{ExtractReport, LoadReport, StreamReport, Verdict};
@@ -86,12 +90,18 @@ pub struct StreamSettings {
     pub columns: Option<Vec<String>>,
     /// A condition in the source's SQL.
     pub filter: Option<String>,
-    /// Partition transforms of the lake table.
-    pub partition_by: Vec<String>,
     /// The version of the format that the lake table is to have; `None`: the one it has, or the usual one.
     pub format_version: Option<FormatVersion>,
     /// What a change must pass before it is shown; `None`: it is shown at once.
     pub audit: Option<Audit>,
+    /// What happens when the source's columns change.
+    pub schema: SchemaContract,
+    /// What happens in the lake to columns that the source dropped.
+    pub dropped_columns: DroppedColumns,
+    /// Partition transforms of the lake table; `None`: as they are.
+    pub partition_by: Option<Vec<String>>,
+    /// The order of rows in the lake's files; `None`: as it is.
+    pub sort_by: Option<Vec<String>>,
     /// What happens in the target to deleted rows.
     pub deletes: Deletes,
     /// About how many source bytes of a first read are committed at a time.
@@ -111,9 +121,12 @@ impl Default for StreamSettings {
             values: ValuePolicy::default(),
             columns: None,
             filter: None,
-            partition_by: Vec::new(),
             format_version: None,
             audit: None,
+            schema: SchemaContract::default(),
+            dropped_columns: DroppedColumns::default(),
+            partition_by: None,
+            sort_by: None,
             deletes: Deletes::default(),
             portion_bytes: DEFAULT_PORTION_BYTES,
         }

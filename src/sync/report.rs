@@ -5,6 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Stream;
+use super::contract::LeftOut;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain;
@@ -94,6 +95,9 @@ pub struct ExtractReport {
     pub snapshot: Option<SnapshotId>,
     /// Whether there was anything to commit.
     pub changed: bool,
+    /// What the stream's schema contract left out.
+    #[serde(skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
     /// What the user should know: picks, fallbacks, rows held back.
     pub notes: Vec<String>,
     /// How long it took, in seconds.
@@ -122,7 +126,9 @@ impl ExtractReport {
     pub(super) fn followed_by(mut self, next: Self) -> Self {
         self.notes
             .extend(next.notes.into_iter().filter(|note| !self.notes.contains(note)).collect::<Vec<_>>());
+        self.left_out.add(&next.left_out);
         Self {
+            left_out: self.left_out,
             rows: self.rows + next.rows,
             updated: self.updated + next.updated,
             deleted: self.deleted + next.deleted,

@@ -175,6 +175,7 @@ pub(crate) async fn create(lake: &Lake, id: &TableId) -> Result<LakeTable> {
         key: vec![],
         partition_by: vec![],
         format_version: None,
+        sort_by: Vec::new(),
     };
     lake.create(spec).await
 }

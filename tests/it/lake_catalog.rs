@@ -38,6 +38,7 @@ impl Place {
                 key: vec!["id".into()],
                 partition_by: vec!["bucket(4, id)".into()],
                 format_version: None,
+                sort_by: Vec::new(),
             })
             .await
     }

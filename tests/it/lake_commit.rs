@@ -70,6 +70,7 @@ impl Place {
                 key: vec!["id".into()],
                 partition_by: vec![],
                 format_version: Some(self.version),
+                sort_by: Vec::new(),
             })
             .await
             .unwrap()

@@ -74,6 +74,7 @@ async fn judged(partition_by: &[&str], format: Format) {
         key: vec!["code".into(), "number".into()],
         partition_by: partition_by.iter().map(|term| (*term).to_owned()).collect(),
         format_version: (format == Format::V3).then_some(FormatVersion::V3),
+        sort_by: Vec::new(),
     };
     let mut table = Lake::open(&settings).await.unwrap().create(spec).await.unwrap();
     let file = dir.path().join("truth.db");

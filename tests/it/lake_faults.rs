@@ -183,6 +183,7 @@ impl Lab {
             key: vec!["id".into()],
             partition_by: Vec::new(),
             format_version: None,
+            sort_by: Vec::new(),
         };
         lab.lake(None).await.create(spec).await.unwrap();
         lab.run(None).await.unwrap();

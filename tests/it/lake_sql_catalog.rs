@@ -107,6 +107,7 @@ async fn create(lake: &Lake, id: &TableId) -> LakeTable {
         key: vec!["id".into()],
         partition_by: vec![],
         format_version: None,
+        sort_by: Vec::new(),
     };
     lake.create(spec).await.unwrap()
 }
@@ -335,6 +336,7 @@ async fn a_store_that_ignores_conditions_is_refused() {
         key: vec![],
         partition_by: vec![],
         format_version: None,
+        sort_by: Vec::new(),
     };
     let error = lake.create(spec.clone()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

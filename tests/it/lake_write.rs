@@ -32,6 +32,7 @@ async fn create(lake: &Lake, schema: SchemaRef, partition_by: &[&str]) -> LakeTa
         key: vec!["id".into()],
         partition_by: partition_by.iter().map(ToString::to_string).collect(),
         format_version: None,
+        sort_by: Vec::new(),
     };
     lake.create(spec).await.unwrap()
 }

@@ -10,6 +10,8 @@ mod crossings;
 mod damaged_files;
 mod demo;
 mod docs;
+mod evolution;
+mod evolution_model;
 mod faults;
 mod first_read;
 mod fixture;

@@ -9,7 +9,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use expect_test::{Expect, expect};
 use frazil::connection::Connection;
 use frazil::delta::SnapshotId;
-use frazil::table::{OP_COLUMN, SOURCE_COLUMN_ID, SOURCE_TYPE, TableId};
+use frazil::table::{LAKE_COLUMN_ID, OP_COLUMN, SOURCE_TYPE, TableId};
 use frazil::target::{Applied, Deletes, Merge, MergeStats, Strategy, Target, TargetTable};
 use frazil::{Error, ErrorKind, Result, connectors};
 use futures::StreamExt;
@@ -819,13 +819,13 @@ async fn values_that_do_not_fit_are_refused_without_being_shown() {
 
 /// Added anew, the column would be NULL in every row that has not changed since.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_column_renamed_at_the_source_is_renamed() {
+async fn a_column_renamed_in_the_lake_is_renamed() {
     let Some(pg) = fixture::postgres().await else { return };
     let db = pg.database("rename").await;
     let target = open(&db.url());
     let with_ids = |names: [&str; 2]| {
         let field = |number: usize, arrow, nullable| {
-            let id = [(SOURCE_COLUMN_ID.to_owned(), (number + 1).to_string())];
+            let id = [(LAKE_COLUMN_ID.to_owned(), format!("lake.{}", number + 1))];
             Field::new(names[number], arrow, nullable).with_metadata(id.into())
         };
         TargetTable {
@@ -847,7 +847,8 @@ async fn a_column_renamed_at_the_source_is_renamed() {
     let new = with_ids(["person", "full name"]);
     expect![[r#"
         ALTER TABLE "public"."people" RENAME COLUMN "id" TO "person"
-        ALTER TABLE "public"."people" RENAME COLUMN "name" TO "full name""#]]
+        ALTER TABLE "public"."people" RENAME COLUMN "name" TO "full name"
+        UPDATE "public"."frazil_applied" SET columns = '{"lake.1":"person","lake.2":"full name"}' WHERE stream = 'shop.people' AND target_table = 'people'"#]]
     .assert_eq(&target.plan(&new).await.unwrap().join("\n"));
     target.prepare(&new).await.unwrap();
     let second = batch(&new, "u 2 bobby");

@@ -4,16 +4,17 @@
 //! two runners never both load: the second waits a moment for the row, and then finds it moved.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Field, Schema};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::clients::postgres::translate;
-use crate::connectors::sql::POSTGRES;
+use crate::connectors::sql::{POSTGRES, Renames};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{SOURCE_COLUMN_ID, TableId};
+use crate::table::{LAKE_COLUMN_ID, TableId};
 use crate::target::Applied;
 
 /// Its name, in the schema of the tables that it is about.
@@ -44,26 +45,50 @@ pub(super) fn create(table: &TableId) -> String {
 pub(super) struct History {
     /// Whether any stream ever loaded it: then we made it, or were given it.
     pub(super) ours: bool,
-    /// The names under which columns were loaded, by the id that the source knows them by.
+    /// The names under which columns were loaded, by the lake's ids.
     pub(super) columns: BTreeMap<String, String>,
+    /// The same, stream by stream.
+    pub(super) streams: Vec<(String, BTreeMap<String, String>)>,
+}
+
+impl History {
+    /// The statements that note columns by their new names. They belong in the transaction that renames.
+    pub(super) fn renamed(&self, table: &TableId, renames: &Renames) -> Vec<String> {
+        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let note = |(stream, columns): &(String, BTreeMap<String, String>)| {
+            let noted = serde_json::to_string(&renames.noted(columns)).expect("names are text");
+            format!(
+                "UPDATE {} SET columns = {} WHERE stream = {} AND target_table = {}",
+                POSTGRES.table(&beside(table)),
+                literal(&noted),
+                literal(stream),
+                literal(&table.name)
+            )
+        };
+        if renames.is_empty() { Vec::new() } else { self.streams.iter().map(note).collect() }
+    }
 }
 
 /// What earlier loads say of a table whose control table exists.
 pub(super) async fn history(client: &Client, table: &TableId) -> Result<History> {
     let rows = client
         .query(
-            &format!("SELECT columns FROM {} WHERE target_table = $1", POSTGRES.table(&beside(table))),
+            &format!(
+                "SELECT stream, columns FROM {} WHERE target_table = $1",
+                POSTGRES.table(&beside(table))
+            ),
             &[&table.name],
         )
         .await?;
-    let mut history = History { ours: !rows.is_empty(), columns: BTreeMap::new() };
+    let mut history = History { ours: !rows.is_empty(), ..History::default() };
     for row in &rows {
-        let columns: BTreeMap<String, String> = serde_json::from_str(row.get(0)).map_err(|error| {
+        let columns: BTreeMap<String, String> = serde_json::from_str(row.get(1)).map_err(|error| {
             Error::new(ErrorKind::Corrupt, "the control row's `columns` cannot be read")
                 .with("table", table)
                 .because(error)
         })?;
-        history.columns.extend(columns);
+        history.columns.extend(columns.clone());
+        history.streams.push((row.get(0), columns));
     }
     Ok(history)
 }
@@ -154,7 +179,15 @@ pub(super) async fn claim(
     }
 }
 
-/// Adds to the control row what the load did, at its end.
+/// The names of columns, by the lake's ids.
+pub(super) fn columns(schema: &Schema) -> BTreeMap<String, String> {
+    let column =
+        |field: &Arc<Field>| Some((field.metadata().get(LAKE_COLUMN_ID)?.clone(), field.name().clone()));
+    schema.fields().iter().filter_map(column).collect()
+}
+
+/// Adds to the control row what the load did, at its end. Columns that the lake does not have any more
+/// stay noted: the target keeps them, and their names may become those of others.
 pub(super) async fn note(
     client: &Client,
     stream: &str,
@@ -162,16 +195,11 @@ pub(super) async fn note(
     rows: u64,
     schema: &Schema,
 ) -> Result<()> {
-    let columns: BTreeMap<_, _> = schema
-        .fields()
-        .iter()
-        .filter_map(|field| Some((field.metadata().get(SOURCE_COLUMN_ID)?.as_str(), field.name().as_str())))
-        .collect();
-    let columns = serde_json::to_string(&columns).expect("names are text");
+    let columns = serde_json::to_string(&columns(schema)).expect("names are text");
     client
         .execute(
             &format!(
-                "UPDATE {} SET rows = $3, columns = $4, applied_at = clock_timestamp()
+                "UPDATE {} SET rows = $3, columns = (columns::jsonb || $4::text::jsonb)::text, applied_at = clock_timestamp()
                  WHERE stream = $1 AND target_table = $2",
                 POSTGRES.table(&beside(table))
             ),

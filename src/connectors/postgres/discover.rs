@@ -93,7 +93,8 @@ impl Relation {
         let nullable = !(self.has_constraints() && column.not_null) || becomes_null;
         let mut metadata = HashMap::from([
             (SOURCE_TYPE.to_owned(), format!("postgres:{}", self.types.base_written(column))),
-            (SOURCE_COLUMN_ID.to_owned(), column.number.to_string()),
+            // Numbers say nothing beyond their own table: one restored from a dump counts anew.
+            (SOURCE_COLUMN_ID.to_owned(), format!("{}.{}", self.oid, column.number)),
         ]);
         if conversion.codec == super::decode::Codec::Uuid {
             metadata.insert("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned());

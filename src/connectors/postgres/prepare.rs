@@ -6,9 +6,9 @@ use super::catalog::{self, Relation, quoted};
 use super::control::{self, History};
 use super::statements::DELETED_AT;
 use super::{encode, shape};
-use crate::connectors::sql::{self, POSTGRES, Wanted};
+use crate::connectors::sql::{self, POSTGRES, Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{SOURCE_COLUMN_ID, TableId};
+use crate::table::TableId;
 use crate::target::{Deletes, TargetTable};
 
 /// What stands between the target as it is and as it should be.
@@ -53,7 +53,7 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
     };
     writable(id, &relation)?;
     let history = if has_control { control::history(client, id).await? } else { History::default() };
-    preparation.now.extend(renames(id, table, &history, &mut relation));
+    preparation.now.extend(renames(id, table, &history, &mut relation)?);
     let present: Vec<_> = relation.columns.iter().map(catalog::Column::present).collect();
     preparation.now.extend(sql::reshape(&POSTGRES, id, &wanted, &present, history.ours, shape::fits)?);
     check_identities(id, table, &relation)?;
@@ -162,30 +162,28 @@ async fn create_schema(client: &Client, id: &TableId) -> Result<String> {
         .hint(format!("run `{statement}` and grant CREATE on it")))
 }
 
-/// A column that the source renamed is renamed here too: added anew, it would be NULL in all rows that
-/// have not changed since. Told by the source's own column ids, which the last load noted.
-fn renames(id: &TableId, table: &TargetTable, history: &History, relation: &mut Relation) -> Vec<String> {
-    let mut statements = Vec::new();
-    for field in table.schema.fields() {
-        let old = field.metadata().get(SOURCE_COLUMN_ID).and_then(|id| history.columns.get(id));
-        let Some(old) = old.filter(|old| *old != field.name()) else { continue };
-        let free = relation.column(field.name()).is_none() && table.schema.column_with_name(old).is_none();
-        let Some(column) = relation.columns.iter_mut().find(|column| free && column.name == *old) else {
-            continue;
-        };
-        statements.push(format!(
-            "ALTER TABLE {} RENAME COLUMN {} TO {}",
-            quoted(id),
-            POSTGRES.ident(old),
-            POSTGRES.ident(field.name())
-        ));
-        column.name.clone_from(field.name());
-        for name in relation.unique.iter_mut().flatten().filter(|name| *name == old) {
-            name.clone_from(field.name());
-        }
-        relation.unique.iter_mut().for_each(|key| key.sort());
+/// Renames what the lake renamed, in `relation` too; and notes it in the same transaction, so that a load
+/// that breaks off later does not lead to renaming once more.
+fn renames(
+    id: &TableId,
+    table: &TargetTable,
+    history: &History,
+    relation: &mut Relation,
+) -> Result<Vec<String>> {
+    let wanted = control::columns(&table.schema);
+    let present: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
+    let renames =
+        Renames::find(&history.columns, &wanted, &present).map_err(|error| error.with("table", id))?;
+    for column in &mut relation.columns {
+        column.name = renames.after(&column.name).to_owned();
     }
-    statements
+    for key in &mut relation.unique {
+        key.iter_mut().for_each(|name| *name = renames.after(name).to_owned());
+        key.sort();
+    }
+    let mut statements = renames.statements(&POSTGRES, id);
+    statements.extend(history.renamed(id, &renames));
+    Ok(statements)
 }
 
 /// Whether there is no row.

@@ -1,13 +1,16 @@
 //! The shape of a target table: what is there, what is missing, and whether it keeps values as they are.
 
-use arrow::datatypes::{DataType, Field};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
 use rusqlite::{Connection as Database, OptionalExtension};
 
 use super::types;
 use crate::clients::sqlite::File;
-use crate::connectors::sql::{self, Present, SQLITE, Wanted};
+use crate::connectors::sql::{self, Present, Renames, SQLITE, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{ADDED_DEFAULT, TableId};
+use crate::table::{ADDED_DEFAULT, LAKE_COLUMN_ID, TableId};
 use crate::target::{Deletes, TargetTable};
 
 /// Where the snapshot that a table shows is recorded.
@@ -22,6 +25,7 @@ const CREATE_CONTROL: &str = "CREATE TABLE IF NOT EXISTS frazil_applied (
   snapshot_id INTEGER NOT NULL,
   applied_at TIMESTAMP NOT NULL,
   rows INTEGER NOT NULL,
+  columns TEXT NOT NULL DEFAULT '{}',
   PRIMARY KEY (stream, target_table)
 )";
 
@@ -61,6 +65,8 @@ pub(super) fn statements(file: &File, database: &Database, table: &TargetTable) 
     let recorded = exists(database, CONTROL).map_err(failed)?;
     if !recorded {
         statements.push(CREATE_CONTROL.to_owned());
+    } else if !has_column(database, CONTROL, "columns").map_err(failed)? {
+        statements.push(format!("ALTER TABLE {CONTROL} ADD COLUMN columns TEXT NOT NULL DEFAULT '{{}}'"));
     }
     if !exists(database, &name).map_err(failed)? {
         if recorded {
@@ -71,9 +77,20 @@ pub(super) fn statements(file: &File, database: &Database, table: &TargetTable) 
         statements.push(sql::create_table(&SQLITE, &id, &wanted, &table.key));
         return Ok(statements);
     }
-    let present = present(database, &name).map_err(failed)?;
+    let mut present = present(database, &name).map_err(failed)?;
+    let noted = if recorded { noted(database, &name).map_err(failed)? } else { Vec::new() };
+    let renames = renames(table, &noted, &present).map_err(|error| error.with("table", &table.id))?;
+    statements.extend(renames.statements(&SQLITE, &id));
+    statements.extend(notes(&name, &noted, &renames));
+    for column in &mut present {
+        column.name = renames.after(&column.name).to_owned();
+    }
+    if !noted.is_empty() {
+        statements.extend(rewritten(&id, table, &mut present));
+    }
     statements.extend(sql::reshape(&SQLITE, &id, &wanted, &present, false, types::holds)?);
-    if !table.key.is_empty() && !has_key(database, &name, &table.key).map_err(failed)? {
+    let key_there: Vec<String> = table.key.iter().map(|name| renames.before(name).to_owned()).collect();
+    if !table.key.is_empty() && !has_key(database, &name, &key_there).map_err(failed)? {
         return Err(Error::new(ErrorKind::Schema, "no unique index has exactly the stream's key")
             .with("table", &table.id)
             .with("key", table.key.join(", "))
@@ -85,6 +102,85 @@ pub(super) fn statements(file: &File, database: &Database, table: &TargetTable) 
             )));
     }
     Ok(statements)
+}
+
+/// What earlier loads noted, stream by stream: names of columns by the lake's ids.
+type Noted = Vec<(String, BTreeMap<String, String>)>;
+
+fn noted(database: &Database, table: &str) -> rusqlite::Result<Noted> {
+    if !has_column(database, CONTROL, "columns")? {
+        return Ok(Vec::new());
+    }
+    let mut statement =
+        database.prepare(&format!("SELECT stream, columns FROM {CONTROL} WHERE target_table = ?1"))?;
+    let rows = statement.query_map([table], |row| {
+        let columns: String = row.get(1)?;
+        // What cannot be read says nothing: then columns go by their names.
+        Ok((row.get(0)?, serde_json::from_str(&columns).unwrap_or_default()))
+    })?;
+    rows.collect()
+}
+
+fn has_column(database: &Database, table: &str, column: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) > 0 FROM pragma_table_info(?1) WHERE name = ?2";
+    database.query_row(sql, [table, column], |row| row.get(0))
+}
+
+fn renames(table: &TargetTable, noted: &Noted, present: &[Present]) -> Result<Renames> {
+    let all = noted.iter().flat_map(|(_, columns)| columns.clone()).collect();
+    let present: Vec<&str> = present.iter().map(|column| column.name.as_str()).collect();
+    Renames::find(&all, &column_ids(&table.schema), &present)
+}
+
+/// Notes the new names in the transaction that gives them: a load that breaks off later does not lead to
+/// renaming once more.
+fn notes(table: &str, noted: &Noted, renames: &Renames) -> Vec<String> {
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let note = |(stream, columns): &(String, BTreeMap<String, String>)| {
+        let columns = serde_json::to_string(&renames.noted(columns)).expect("names are text");
+        format!(
+            "UPDATE {CONTROL} SET columns = {} WHERE stream = {} AND target_table = {}",
+            literal(&columns),
+            literal(stream),
+            literal(table)
+        )
+    };
+    if renames.is_empty() { Vec::new() } else { noted.iter().map(note).collect() }
+}
+
+/// The names of columns, by the lake's ids.
+pub(super) fn column_ids(schema: &Schema) -> BTreeMap<String, String> {
+    let column =
+        |field: &Arc<Field>| Some((field.metadata().get(LAKE_COLUMN_ID)?.clone(), field.name().clone()));
+    schema.fields().iter().filter_map(column).collect()
+}
+
+/// Decimals that no longer fit the column's numeric affinity move into a column that keeps their text.
+/// SQLite has no statement that changes a type.
+fn rewritten(id: &TableId, table: &TargetTable, present: &mut [Present]) -> Vec<String> {
+    let alter = format!("ALTER TABLE {}", SQLITE.table(id));
+    let mut statements = Vec::new();
+    for field in table.schema.fields().iter().filter(|field| !table.key.contains(field.name())) {
+        let DataType::Decimal128(_, scale) = field.data_type() else { continue };
+        let wanted = types::declare(field);
+        let Some(there) = present.iter_mut().find(|there| there.name == *field.name()) else { continue };
+        if there.generated || !types::is_decimal(&there.data_type) || types::holds(&wanted, &there.data_type)
+        {
+            continue;
+        }
+        let (old, new) = (SQLITE.ident(field.name()), SQLITE.ident("frazil_widened"));
+        statements.extend([
+            format!("{alter} ADD COLUMN {new} {wanted}"),
+            format!(
+                "UPDATE {} SET {new} = printf('%.{scale}f', {old}) WHERE {old} IS NOT NULL",
+                SQLITE.table(id)
+            ),
+            format!("{alter} DROP COLUMN {old}"),
+            format!("{alter} RENAME COLUMN {new} TO {old}"),
+        ]);
+        there.data_type = wanted;
+    }
+    statements
 }
 
 /// The columns as they should be. Only keys refuse NULL: the lake may make any other column optional,

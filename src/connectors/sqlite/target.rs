@@ -191,18 +191,20 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
         }
         writer.stats()
     };
+    let columns = serde_json::to_string(&shape::column_ids(&move_.table.schema)).expect("names are text");
     database
         .execute(
             &format!(
-                "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows)
-                 VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5)"
+                "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns)
+                 VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5, json_patch({NOTED}, ?6))"
             ),
             params![
                 move_.stream,
                 name,
                 move_.to.lake_table.to_string(),
                 move_.to.snapshot.0,
-                i64::try_from(stats.staged).unwrap_or(i64::MAX)
+                i64::try_from(stats.staged).unwrap_or(i64::MAX),
+                columns
             ],
         )
         .map_err(failed)?;
@@ -211,6 +213,11 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
     faults::point(faults::AFTER_LOAD)?;
     Ok(stats)
 }
+
+/// Columns that the lake does not have any more stay noted: the table keeps them, and their names may
+/// become those of others.
+const NOTED: &str =
+    "coalesce((SELECT columns FROM frazil_applied WHERE stream = ?1 AND target_table = ?2), '{}')";
 
 /// What the record says, if the table is there too.
 fn applied(database: &Database, stream: &str, table: &str) -> rusqlite::Result<Option<Applied>> {

@@ -298,6 +298,11 @@ fn plain(declared: &str) -> bool {
     ends && declared.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ' | '(' | ')' | ','))
 }
 
+/// Whether a declaration means exact decimals.
+pub(super) fn is_decimal(declared: &str) -> bool {
+    matches!(of(declared), Kind::Decimal { .. })
+}
+
 /// Whether a column declared `there` keeps the values of one declared `wanted` as they are.
 pub(super) fn holds(wanted: &str, there: &str) -> bool {
     if wanted.eq_ignore_ascii_case(there) {

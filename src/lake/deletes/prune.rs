@@ -16,46 +16,57 @@ use crate::lake::name_mapping;
 use crate::lake::schema::arrow_type;
 
 /// The partitions that old rows can be in. A partition field of a key column has, by the same
-/// transform, the same value in the old row as in the new one; other fields can differ.
+/// transform, the same value in the old row as in the new one; other fields can differ. So files of an
+/// older spec are compared too, by the fields that it shares with the spec of the new files.
 pub(super) struct Partitions {
     by_spec: HashMap<i32, Spec>,
-    /// A spec that is not this one cannot be compared.
-    written_by: Option<i32>,
 }
 
 struct Spec {
-    /// Indexes of the partition fields that follow from the key.
+    /// Indexes of the partition fields that follow from the key and that new files have too.
     fields: Vec<usize>,
+    /// The values of those fields in the new files.
     tuples: HashSet<Vec<Option<Literal>>>,
 }
 
 impl Partitions {
     pub(super) fn of(new_files: &[WrittenFile], metadata: &TableMetadata, columns: &[KeyColumn]) -> Self {
-        let mut by_spec: HashMap<i32, Spec> = HashMap::new();
-        for new in new_files {
-            let spec = by_spec.entry(new.spec_id).or_insert_with(|| Spec {
-                fields: key_fields(metadata, new.spec_id, columns),
-                tuples: HashSet::new(),
-            });
-            spec.tuples.insert(tuple(new.file.partition(), &spec.fields));
+        let mut by_spec = HashMap::new();
+        let Some(written_by) = new_files.first().map(|new| new.spec_id) else { return Self { by_spec } };
+        // Files of two specs cannot be compared with one set of values.
+        if new_files.iter().any(|new| new.spec_id != written_by) {
+            return Self { by_spec };
         }
-        let written_by = match by_spec.len() {
-            1 => by_spec.keys().next().copied(),
-            _ => None,
-        };
-        Self { by_spec, written_by }
+        let shared = key_fields(metadata, written_by, columns);
+        for spec in metadata.partition_specs_iter() {
+            let own = key_fields(metadata, spec.spec_id(), columns);
+            let pairs: Vec<(usize, usize)> = own
+                .iter()
+                .filter_map(|(index, of)| Some((*index, shared.iter().find(|(_, other)| other == of)?.0)))
+                .collect();
+            if pairs.is_empty() {
+                continue;
+            }
+            let theirs: Vec<usize> = pairs.iter().map(|(_, new)| *new).collect();
+            let tuples = new_files.iter().map(|new| tuple(new.file.partition(), &theirs)).collect();
+            let fields = pairs.into_iter().map(|(own, _)| own).collect();
+            by_spec.insert(spec.spec_id(), Spec { fields, tuples });
+        }
+        Self { by_spec }
     }
 
     pub(super) fn may_hold(&self, file: &LiveFile) -> bool {
-        if self.written_by != Some(file.spec_id) {
-            return true;
-        }
         let Some(spec) = self.by_spec.get(&file.spec_id) else { return true };
         spec.tuples.contains(&tuple(file.file.partition(), &spec.fields))
     }
 }
 
-fn key_fields(metadata: &TableMetadata, spec_id: i32, columns: &[KeyColumn]) -> Vec<usize> {
+/// The partition fields that follow from the key: where they are, and what they are made of.
+fn key_fields(
+    metadata: &TableMetadata,
+    spec_id: i32,
+    columns: &[KeyColumn],
+) -> Vec<(usize, (i32, Transform))> {
     let Some(spec) = metadata.partition_spec_by_id(spec_id) else { return Vec::new() };
     // Equal floats can have different bytes, and so different partitions: -0.0 and 0.0.
     let exact = |column: &&KeyColumn| !matches!(column.data_type, DataType::Float32 | DataType::Float64);
@@ -63,7 +74,8 @@ fn key_fields(metadata: &TableMetadata, spec_id: i32, columns: &[KeyColumn]) -> 
     let follows = |(_, field): &(usize, &iceberg::spec::PartitionField)| {
         is_key(field.source_id) && !matches!(field.transform, Transform::Void | Transform::Unknown)
     };
-    spec.fields().iter().enumerate().filter(follows).map(|(index, _)| index).collect()
+    let fields = spec.fields().iter().enumerate().filter(follows);
+    fields.map(|(index, field)| (index, (field.source_id, field.transform))).collect()
 }
 
 fn tuple(partition: &Struct, fields: &[usize]) -> Vec<Option<Literal>> {

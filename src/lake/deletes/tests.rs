@@ -141,6 +141,7 @@ impl Lab {
             key: vec!["a".to_owned(), "b".to_owned()],
             partition_by: layout.partition_by.into_iter().map(str::to_owned).collect(),
             format_version: Some(layout.version),
+            sort_by: Vec::new(),
         };
         let table = Lake::open(&settings).await.unwrap().create(spec).await.unwrap();
         Self {
