@@ -39,7 +39,7 @@ pub(super) async fn follow(stream: &Stream, table: &mut LakeTable, spec: &TableS
 }
 
 /// A table keeps its mode for life: rows that came by one rule cannot be continued by another.
-fn expect_same_mode(table: &LakeTable, spec: &TableSpec) -> Result<()> {
+pub(super) fn expect_same_mode(table: &LakeTable, spec: &TableSpec) -> Result<()> {
     if table.mode() == spec.mode {
         return Ok(());
     }
@@ -55,7 +55,7 @@ fn expect_same_mode(table: &LakeTable, spec: &TableSpec) -> Result<()> {
 fn expect_same_key(table: &LakeTable, spec: &TableSpec, evolution: &Evolution) -> Result<()> {
     let name = |column: &String| {
         let place = spec.schema.index_of(column).ok();
-        place.and_then(|place| evolution.into(place)).unwrap_or(column).to_owned()
+        place.and_then(|place| evolution.goes_into(place)).unwrap_or(column).to_owned()
     };
     let wanted: Vec<String> = spec.key.iter().map(name).collect();
     if same_columns(&evolution.key, &wanted) {

@@ -185,6 +185,7 @@ impl<'a> Pass<'a> {
         let table = match existing {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
+                evolve::expect_same_mode(&table, &spec)?;
                 if let Some(version) = spec.format_version {
                     notes.extend(table.raise_format(version).await?);
                 }

@@ -150,7 +150,7 @@ impl Evolution {
     }
 
     /// The table's name for a column that comes under this place.
-    pub fn into(&self, place: usize) -> Option<&str> {
+    pub fn goes_into(&self, place: usize) -> Option<&str> {
         match self.fates.get(place)? {
             Fate::Into(name) | Fate::IfItFits(name, _) => Some(name),
             Fate::LeftOut => None,
