@@ -506,8 +506,22 @@ async fn nested_fields_come_and_widen() {
     let batch = rows(&old, r#"{"id": 3, "s": {"x": 7}, "l": [{"x": 8}], "m": {"k": 9}}"#);
     let files = history.write_batch(&batch).await;
     history.commit_files(files, Effect::Upsert).await;
-    expect![[""]].assert_eq(&history.sql("select * from t order by id").await);
-    expect![[""]].assert_eq(&history.sql(&format!("select * from t version as of {before}")).await);
+    expect![[r#"
+        +----+-----------------------+-----------------+-----------------+
+        | id | s                     | l               | m               |
+        +----+-----------------------+-----------------+-----------------+
+        | 1  | {x: 1, y: }           | [{x: 2, y: }, ] | {k: 3}          |
+        | 2  | {x: 5000000000, y: a} | [{x: , y: b}]   | {k: 6000000000} |
+        | 3  | {x: 7, y: }           | [{x: 8, y: }]   | {k: 9}          |
+        +----+-----------------------+-----------------+-----------------+
+    "#]].assert_eq(&history.sql("select * from t order by id").await);
+    expect![[r#"
+        +----+--------+------------+--------+
+        | id | s      | l          | m      |
+        +----+--------+------------+--------+
+        | 1  | {x: 1} | [{x: 2}, ] | {k: 3} |
+        +----+--------+------------+--------+
+    "#]].assert_eq(&history.sql(&format!("select * from t version as of {before}")).await);
 }
 
 #[tokio::test]

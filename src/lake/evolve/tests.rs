@@ -460,7 +460,7 @@ fn what_has_no_place_is_left_out() {
         &["id:int#1 a:text#2", "id:text#1 a:text#2"],
         expect![[r#"
             schema: the type changed from int to string, which is not a widening (column: id)
-              hint: to go on without the new values, set `schema: discard_value` or `discard_row`; to keep them, give the column another name in the source, or write to a new `lake_table`
+              hint: write to a new `lake_table`: no policy lets this pass, for a row without its key has no place
         "#]],
     );
 }
