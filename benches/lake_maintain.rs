@@ -58,6 +58,7 @@ async fn table(directory: &tempfile::TempDir) -> Result<LakeTable, Error> {
         mode: TableMode::Merge,
         key: vec!["orderkey".to_owned(), "linenumber".to_owned()],
         partition_by: Vec::new(),
+        sort_by: Vec::new(),
         format_version: None,
     };
     Ok(Lake::open(&settings).await?.create(spec).await?)

@@ -514,14 +514,16 @@ async fn nested_fields_come_and_widen() {
         | 2  | {x: 5000000000, y: a} | [{x: , y: b}]   | {k: 6000000000} |
         | 3  | {x: 7, y: }           | [{x: 8, y: }]   | {k: 9}          |
         +----+-----------------------+-----------------+-----------------+
-    "#]].assert_eq(&history.sql("select * from t order by id").await);
+    "#]]
+    .assert_eq(&history.sql("select * from t order by id").await);
     expect![[r#"
         +----+--------+------------+--------+
         | id | s      | l          | m      |
         +----+--------+------------+--------+
         | 1  | {x: 1} | [{x: 2}, ] | {k: 3} |
         +----+--------+------------+--------+
-    "#]].assert_eq(&history.sql(&format!("select * from t version as of {before}")).await);
+    "#]]
+    .assert_eq(&history.sql(&format!("select * from t version as of {before}")).await);
 }
 
 #[tokio::test]

@@ -158,6 +158,8 @@ struct Pass<'a> {
     position: Option<Watermark>,
     unfinished: bool,
     notes: Vec<String>,
+    /// The table's columns, partitions or order have changed.
+    evolved: bool,
     /// What the contract lets in, where that is not everything.
     gate: Option<Gate>,
     left_out: LeftOut,
@@ -181,7 +183,7 @@ impl<'a> Pass<'a> {
         let spec = lake_table_plan(stream, description, &plan)?;
         let mode = spec.mode;
         let mut notes = Vec::new();
-        let mut gate = None;
+        let (mut gate, mut evolved) = (None, false);
         let table = match existing {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
@@ -191,6 +193,7 @@ impl<'a> Pass<'a> {
                 }
                 let evolution = evolve::follow(stream, &mut table, &spec).await?;
                 gate = Gate::new(&spec.schema, &evolution, stream.settings.schema);
+                evolved = !evolution.is_nothing();
                 notes.extend(evolution.steps);
                 table
             }
@@ -208,6 +211,7 @@ impl<'a> Pass<'a> {
             unfinished: position.as_ref().is_some_and(|position| position.unfinished),
             position: position.map(|position| position.watermark),
             notes,
+            evolved,
             gate,
             left_out: LeftOut::default(),
         })
@@ -262,7 +266,7 @@ impl<'a> Pass<'a> {
             deleted: tally.changed.deleted,
             file_bytes: tally.bytes,
             snapshot: self.table.current(),
-            changed: tally.commits > 0,
+            changed: tally.commits > 0 || self.evolved,
             left_out: std::mem::take(&mut self.left_out),
             notes,
             seconds: started.elapsed().as_secs_f64(),

@@ -32,6 +32,7 @@ impl Table {
             mode: TableMode::Append,
             key: Vec::new(),
             partition_by: Vec::new(),
+            sort_by: Vec::new(),
             format_version: None,
         };
         let mut lake = table.lake().await.create(spec).await.unwrap();

@@ -156,6 +156,7 @@ async fn maintenance_beside_a_writer_disturbs_nobody() {
         mode: TableMode::Merge,
         key: vec!["id".into()],
         partition_by: vec![],
+        sort_by: Vec::new(),
         format_version: None,
     };
     let mut table = lake.create(spec).await.unwrap();

@@ -127,6 +127,7 @@ impl Lab {
             mode,
             key: if mode == TableMode::Merge { vec!["id".to_owned()] } else { Vec::new() },
             partition_by: partition_by.iter().map(|&by| by.to_owned()).collect(),
+            sort_by: Vec::new(),
             format_version: Some(version),
         };
         let table = lake.create(spec).await.unwrap();

@@ -162,7 +162,7 @@ impl LakeTable {
     /// What would have to happen for rows of `wanted` to find their place. [`Schema`](crate::ErrorKind::Schema)
     /// when it would lose something, or when the contract does not allow it.
     pub fn evolution(&self, wanted: &Wanted<'_>) -> Result<Evolution> {
-        self.compare(wanted).map_err(|error| error.with("table", &self.id))
+        self.way_to(wanted).map_err(|error| error.with("table", &self.id))
     }
 
     /// Does it. [`Conflict`](crate::ErrorKind::Conflict) when the table has moved since.
@@ -198,7 +198,7 @@ impl LakeTable {
         then.is_some_and(|then| then != metadata.current_schema_id())
     }
 
-    fn compare(&self, wanted: &Wanted<'_>) -> Result<Evolution> {
+    fn way_to(&self, wanted: &Wanted<'_>) -> Result<Evolution> {
         let metadata = self.table.metadata();
         let table = Columns {
             schema: metadata.current_schema(),
