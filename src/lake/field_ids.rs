@@ -43,7 +43,8 @@ impl PhysicalExprAdapterFactory for ByFieldId {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> DFResult<Arc<dyn PhysicalExprAdapter>> {
         let by_id = name_mapping::with_ids(&file, self.name_mapping.as_deref())?;
         let defaults = self.initial_defaults.clone();
-        Ok(Arc::new(Adapter { table, file: by_id, defaults, with_nan: self.with_nan.clone() }))
+        let with_nan = self.with_nan.clone();
+        Ok(Arc::new(Adapter { table, as_read: file, file: by_id, defaults, with_nan }))
     }
 }
 
@@ -55,7 +56,10 @@ pub(super) fn id(field: &FieldRef) -> Option<&str> {
 #[derive(Debug)]
 struct Adapter {
     table: SchemaRef,
+    /// The file's columns with their field ids.
     file: SchemaRef,
+    /// The same as they are read: without the ids that a name mapping gives.
+    as_read: SchemaRef,
     defaults: Arc<Defaults>,
     with_nan: Arc<HashSet<String>>,
 }
@@ -106,7 +110,7 @@ impl Adapter {
         let found = self.file.field(place);
         let read = Arc::new(Column::new(found.name(), place));
         let (from, to) = (found.data_type(), wanted.data_type());
-        if from == to {
+        if self.as_read.field(place).data_type() == to {
             return Ok(read);
         }
         if to.is_nested() {
