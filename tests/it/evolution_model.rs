@@ -156,7 +156,8 @@ impl World {
             target: Some(TargetRef { connection: connection("dwh.db"), table: TableId::bare("t") }),
             settings: StreamSettings::default(),
         };
-        let context = Context { lake, budget: budget(), run: uuid::Uuid::new_v4() };
+        let maintenance = frazil::maintain::Policy::default();
+        let context = Context { lake, budget: budget(), maintenance, run: uuid::Uuid::new_v4() };
         let columns = vec![Column { id: 2, name: "a".into(), kind: Kind::Int }];
         Self {
             _dir: dir,
