@@ -342,7 +342,7 @@ fn secrets_stay_secret_whatever_is_wrong_around_them() {
         (
             "connections:\n  shop: postgres://sync:hunter2@:99999/shop\n",
             expect![[r#"
-            config: connection `shop` is not a URL: empty host (file: frazil.yaml:2:9)
+            config: connection `shop` is not a URL: invalid port number (file: frazil.yaml:2:9)
               hint: write `postgres://user:${PASSWORD}@host/database` or `sqlite:///path/to/file.db`; percent-encode special characters in the password
         "#]],
         ),

@@ -179,6 +179,13 @@ impl LakeTable {
                         break;
                     }
                 }
+                // A catalog may have deleted the files of a table together with it.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    return match self.clone().reload().await {
+                        Err(gone) if gone.kind() == ErrorKind::Conflict => Err(gone),
+                        _ => outcome,
+                    };
+                }
                 // What may have been swapped in must stay; all else that failed is cleaned up.
                 _ => return outcome,
             }

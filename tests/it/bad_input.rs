@@ -81,21 +81,21 @@ async fn metadata_that_is_damaged_or_of_a_newer_version() {
     let good = fs::read_to_string(&file).unwrap();
     fs::write(&file, &good[..good.len() / 3]).unwrap();
     case.says(expect![[r#"
-        error: the table's metadata file is damaged (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, table: public.orders)
-        hint: restore it from a backup, or delete it to go back to v1: the rows it added are then read again
+        error: the table's metadata file is damaged (file: file://HERE/lake/public/orders/metadata/v3.metadata.json, table: public.orders)
+        hint: restore it from a backup, or delete it to go back to v2: the rows it added are then read again
         exit 1
     "#]]);
     fs::write(&file, "").unwrap();
     case.says(expect![[r#"
-        error: the table's metadata file is damaged (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, table: public.orders)
-        hint: restore it from a backup, or delete it to go back to v1: the rows it added are then read again
+        error: the table's metadata file is damaged (file: file://HERE/lake/public/orders/metadata/v3.metadata.json, table: public.orders)
+        hint: restore it from a backup, or delete it to go back to v2: the rows it added are then read again
         exit 1
     "#]]);
     let unknown = good.replace("\"format-version\":2", "\"format-version\":9");
     assert_ne!(unknown, good);
     fs::write(&file, unknown).unwrap();
     case.says(expect![[r#"
-        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, format-version: 9, table: public.orders)
+        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v3.metadata.json, format-version: 9, table: public.orders)
         hint: upgrade frazil; nothing was changed
         exit 1
     "#]]);
@@ -103,7 +103,7 @@ async fn metadata_that_is_damaged_or_of_a_newer_version() {
     assert_ne!(newer, good);
     fs::write(&file, newer).unwrap();
     case.says(expect![[r#"
-        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v2.metadata.json, frazil.format: 99, table: public.orders)
+        error: the table was written by a newer version (file: file://HERE/lake/public/orders/metadata/v3.metadata.json, frazil.format: 99, table: public.orders)
         hint: upgrade frazil; nothing was changed
         exit 1
     "#]]);
@@ -154,7 +154,7 @@ async fn a_type_that_changes_into_another() {
         .await;
     case.says(expect![[r#"
         error: the type changed from string to int, which is not a widening (column: note, table: public.orders)
-        hint: write to a new `lake_table`, or change the type back in the source
+        hint: to go on without the new values, set `schema: discard_value` or `discard_row`; to keep them, give the column another name in the source, or write to a new `lake_table`
         exit 1
     "#]]);
     case.source.run("alter table orders alter note type text; update orders set updated_at = now()").await;
