@@ -77,14 +77,18 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
     Ok(preparation)
 }
 
-/// Runs what is missing, in one transaction; two runners that prepare at once take turns.
+/// Runs what is missing, in one transaction; those that prepare tables of one schema at once take turns,
+/// for they share a control table.
 pub(super) async fn run(client: &Client, id: &TableId, table: &TargetTable) -> Result<()> {
     if plan(client, id, table).await?.now.is_empty() {
         return Ok(());
     }
     client.batch_execute("BEGIN; SET LOCAL lock_timeout = '60s'").await?;
     client
-        .execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&format!("frazil prepare {id}")])
+        .execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+            &[&format!("frazil prepare {}", control::beside(id))],
+        )
         .await?;
     // Another runner may have done all of it by now.
     for statement in plan(client, id, table).await?.now {
