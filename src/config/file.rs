@@ -11,8 +11,9 @@ use super::MaintenanceEntry;
 use super::audit::AuditEntry;
 use super::lake::LakeEntry;
 use super::units;
+use super::values::Values;
 use crate::lake::{DroppedColumns, SchemaContract};
-use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, OutOfRange, UnboundedNumeric, ValuePolicy};
+use crate::source::{BeyondHorizon, ChangeDetection, NullCursor};
 use crate::sync::{Mode, StreamSettings};
 use crate::table::FormatVersion;
 use crate::target::Deletes;
@@ -114,22 +115,6 @@ pub struct StreamEntry {
     pub disabled: Option<bool>,
 }
 
-/// How values without an exact place in the lake are carried.
-#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
-#[serde(
-    default,
-    deny_unknown_fields,
-    expecting = "a map with `out_of_range`, `unbounded_numeric` or `types`"
-)]
-pub struct Values {
-    /// Infinite dates and timestamps, `24:00:00`, and others outside of the lake's types.
-    pub out_of_range: Option<OutOfRange>,
-    /// Numbers that declare no precision, or more than 38 digits.
-    pub unbounded_numeric: Option<UnboundedNumeric>,
-    /// Types by column, instead of the mapping's own: `text`, `decimal(20,4)`.
-    pub types: BTreeMap<String, String>,
-}
-
 impl StreamEntry {
     /// This, and what it does not say from `below`.
     pub(super) fn over(self, below: &Self) -> Self {
@@ -190,26 +175,6 @@ impl StreamEntry {
             sort_by: names(&self.sort_by),
             deletes: self.deletes.unwrap_or_default(),
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
-        }
-    }
-}
-
-impl Values {
-    fn over(self, below: &Self) -> Self {
-        let mut types = below.types.clone();
-        types.extend(self.types);
-        Self {
-            out_of_range: self.out_of_range.or(below.out_of_range),
-            unbounded_numeric: self.unbounded_numeric.or(below.unbounded_numeric),
-            types,
-        }
-    }
-
-    fn policy(&self) -> ValuePolicy {
-        ValuePolicy {
-            out_of_range: self.out_of_range.unwrap_or_default(),
-            unbounded_numeric: self.unbounded_numeric.unwrap_or_default(),
-            types: self.types.clone(),
         }
     }
 }

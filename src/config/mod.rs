@@ -22,6 +22,7 @@ mod suggest;
 mod tests;
 mod tree;
 pub mod units;
+mod values;
 mod vars;
 
 use std::collections::BTreeMap;
