@@ -21,6 +21,9 @@ struct StreamStatus {
     position: Option<serde_json::Value>,
     /// A first read is under way.
     unfinished: bool,
+    /// A change that did not pass its audit: the tag that keeps it, and what was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<serde_json::Value>,
     /// The lake's snapshot.
     snapshot: Option<i64>,
     committed_at: Option<DateTime<Utc>>,
@@ -44,6 +47,7 @@ pub(super) async fn status(global: &Global, args: &StreamsArgs) -> Result<Exit> 
             stream: stream.name.clone(),
             position: None,
             unfinished: false,
+            held: None,
             snapshot: None,
             committed_at: None,
             applied: None,
@@ -84,6 +88,7 @@ async fn look(stream: &Stream, lake: &Lake, status: &mut StreamStatus) -> Result
             status.position = Some(decoded(position.watermark.as_str()));
             status.unfinished = position.unfinished;
         }
+        status.held = table.held();
         status.snapshot = table.current().map(|snapshot| snapshot.0);
         status.committed_at = table
             .snapshots()
@@ -124,6 +129,10 @@ fn row(status: &StreamStatus) -> Vec<String> {
         (Some(position), true) => format!("first read under way: {position}"),
         (Some(position), false) => position.to_string(),
         (None, _) => String::new(),
+    };
+    let position = match status.held.as_ref().and_then(|held| held["tag"].as_str()) {
+        Some(tag) => format!("{tag} is kept aside; {position}"),
+        None => position,
     };
     vec![
         status.stream.clone(),

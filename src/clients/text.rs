@@ -30,8 +30,20 @@ pub(crate) type TextRow = Vec<Option<String>>;
 
 /// A database that is asked in text and answers in text.
 pub(crate) enum TextDatabase {
-    Sqlite { file: File, database: Arc<Mutex<Option<rusqlite::Connection>>> },
-    Postgres { connection: Connection, session: tokio::sync::Mutex<Option<Arc<Session>>> },
+    Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+/// One connection, opened when first used.
+pub(crate) struct Sqlite {
+    file: File,
+    database: Arc<Mutex<Option<rusqlite::Connection>>>,
+}
+
+/// One session, opened when first used and again when it ends.
+pub(crate) struct Postgres {
+    connection: Connection,
+    session: tokio::sync::Mutex<Option<Arc<Session>>>,
 }
 
 impl TextDatabase {
@@ -41,9 +53,10 @@ impl TextDatabase {
     /// The database of a URL. It is dialled when it is first asked.
     pub(crate) fn new(connection: &Connection) -> Result<Self> {
         match connection.scheme() {
-            "sqlite" => Ok(Self::Sqlite { file: File::of(connection)?, database: Arc::default() }),
+            "sqlite" => Ok(Self::Sqlite(Sqlite { file: File::of(connection)?, database: Arc::default() })),
             "postgres" | "postgresql" => {
-                Ok(Self::Postgres { connection: connection.clone(), session: tokio::sync::Mutex::default() })
+                let session = tokio::sync::Mutex::default();
+                Ok(Self::Postgres(Postgres { connection: connection.clone(), session }))
             }
             other => Err(Error::new(ErrorKind::Config, format!("`{other}` is no database for shared state"))
                 .hint(format!("known are {}", Self::SCHEMES.join(", ")))),
@@ -53,9 +66,9 @@ impl TextDatabase {
     /// The columns of a table, none if there is no such table.
     pub(crate) async fn columns(&self, table: &'static str) -> Result<Vec<String>> {
         let sql = match self {
-            Self::Sqlite { file, .. } if !file.exists() => return Ok(Vec::new()),
-            Self::Sqlite { .. } => "SELECT name FROM pragma_table_info($1)",
-            Self::Postgres { .. } => {
+            Self::Sqlite(sqlite) if !sqlite.file.exists() => return Ok(Vec::new()),
+            Self::Sqlite(_) => "SELECT name FROM pragma_table_info($1)",
+            Self::Postgres(_) => {
                 "SELECT attname::text FROM pg_attribute \
                  WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
             }
@@ -67,10 +80,10 @@ impl TextDatabase {
     /// The rows of a query.
     pub(crate) async fn query(&self, sql: &'static str, params: &[&str]) -> Result<Vec<TextRow>> {
         match self {
-            Self::Sqlite { .. } => self.in_sqlite(sql, params, query).await,
-            Self::Postgres { .. } => {
-                let session = self.session().await?;
-                let rows = self.finish(&session, session.query_typed(sql, &typed(params))).await?;
+            Self::Sqlite(sqlite) => sqlite.run(sql, params, query).await,
+            Self::Postgres(postgres) => {
+                let session = postgres.session().await?;
+                let rows = postgres.finish(&session, session.query_typed(sql, &typed(params))).await?;
                 let cells = |row: &tokio_postgres::Row| {
                     (0..row.len()).map(|i| row.try_get(i)).collect::<Result<TextRow, _>>()
                 };
@@ -82,27 +95,29 @@ impl TextDatabase {
     /// Runs a statement; returns how many rows it changed once that is durable.
     pub(crate) async fn execute(&self, sql: &'static str, params: &[&str]) -> Result<u64> {
         match self {
-            Self::Sqlite { .. } => {
+            Self::Sqlite(sqlite) => {
                 let execute = |database: &rusqlite::Connection, sql: &str, params: Vec<String>| {
                     database.prepare_cached(sql)?.execute(params_from_iter(params)).map(|rows| rows as u64)
                 };
-                self.in_sqlite(sql, params, execute).await
+                sqlite.run(sql, params, execute).await
             }
-            Self::Postgres { .. } => {
-                let session = self.session().await?;
-                self.finish(&session, session.execute_typed(sql, &typed(params))).await
+            Self::Postgres(postgres) => {
+                let session = postgres.session().await?;
+                postgres.finish(&session, session.execute_typed(sql, &typed(params))).await
             }
         }
     }
+}
 
-    async fn in_sqlite<T: Send + 'static>(
+impl Sqlite {
+    /// Runs work on the connection, on a thread that may wait.
+    async fn run<T: Send + 'static>(
         &self,
         sql: &'static str,
         params: &[&str],
         work: impl FnOnce(&rusqlite::Connection, &str, Vec<String>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let Self::Sqlite { file, database } = self else { unreachable!("asked of the wrong kind") };
-        let (file, database) = (file.clone(), database.clone());
+        let (file, database) = (self.file.clone(), self.database.clone());
         let params = params.iter().map(|&param| param.to_owned()).collect();
         let run = move || {
             let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,14 +130,15 @@ impl TextDatabase {
         };
         on_a_thread(run).await
     }
+}
 
+impl Postgres {
     /// The session. One opens it, the others wait for that; statements then run beside each other.
     async fn session(&self) -> Result<Arc<Session>> {
-        let Self::Postgres { connection, session } = self else { unreachable!("asked of the wrong kind") };
-        let mut session = session.lock().await;
+        let mut session = self.session.lock().await;
         match &*session {
             Some(open) if !open.is_closed() => Ok(open.clone()),
-            _ => Ok(session.insert(Arc::new(postgres::connect(connection).await?)).clone()),
+            _ => Ok(session.insert(Arc::new(postgres::connect(&self.connection).await?)).clone()),
         }
     }
 
@@ -133,19 +149,18 @@ impl TextDatabase {
         used: &Arc<Session>,
         work: impl Future<Output = Result<T, tokio_postgres::Error>> + Send,
     ) -> Result<T> {
-        let Self::Postgres { connection, session } = self else { unreachable!("asked of the wrong kind") };
         let failed = match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => Error::from(error),
             Err(_) => Error::new(ErrorKind::Transient, "the database did not answer in time"),
         };
         if failed.kind() == ErrorKind::Transient {
-            let mut session = session.lock().await;
+            let mut session = self.session.lock().await;
             if session.as_ref().is_some_and(|current| Arc::ptr_eq(current, used)) {
                 *session = None;
             }
         }
-        Err(failed.with("connection", connection.name()))
+        Err(failed.with("connection", self.connection.name()))
     }
 }
 

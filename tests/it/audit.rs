@@ -66,6 +66,8 @@ fn what_does_not_pass_is_kept_aside() {
         .collect();
     assert_eq!(held.len(), 1, "{tags}");
     let name = held[0]["name"].as_str().unwrap();
+    let status = pipeline.ok(&["status"]).stdout;
+    assert!(status.contains(&format!("{name} is kept aside")), "{status}");
     let rows = pipeline.ok(&[
         "query",
         "--output",
