@@ -38,6 +38,7 @@ pub(crate) use s3::{S3, rest_catalog, s3};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Says that a test cannot run here; in CI that is a failure.
 pub(crate) fn skip(needs: &str) {
@@ -46,9 +47,23 @@ pub(crate) fn skip(needs: &str) {
     eprintln!("skipped: {test} needs {needs}");
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, and that this process gave to nobody before.
+///
+/// Not one that the system hands out by itself: a server that starts a second later would find it taken
+/// by somebody's outgoing connection, or by another part of the same server.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_240;
+    const PORTS: u32 = 32_768 - FIRST;
+    loop {
+        // Each process begins elsewhere, by a prime that spreads neighbours.
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (std::process::id().wrapping_mul(7919).wrapping_add(step)) % PORTS;
+        let port = u16::try_from(port).expect("below the ephemeral ports");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Finds a program on PATH.
