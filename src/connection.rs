@@ -1,5 +1,7 @@
 //! A named address of a database, with a secret inside that never shows.
 
+mod strings;
+
 use std::fmt;
 
 use url::Url;
@@ -14,9 +16,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Parses `scheme://user:password@host/database?option=value`. The error never repeats the text.
+    /// Parses `scheme://user:password@host/database?option=value`, or a connection string as ADO.NET and
+    /// JDBC write them. The error never repeats the text.
     pub fn parse(name: impl Into<String>, url: &str) -> Result<Self> {
         let name = name.into();
+        let as_url = strings::to_url(url).map_err(|error| error.with("connection", &name))?;
+        let url = as_url.as_deref().unwrap_or(url);
         let parsed = match Url::parse(url) {
             Err(url::ParseError::EmptyHost) => Url::parse(&with_unnamed_host(url)),
             parsed => parsed,

@@ -114,9 +114,10 @@ fn say_usage(error: &clap::Error) -> Exit {
 }
 
 /// Logs go to stderr above the bars. What libraries log of statements and handshakes stays out,
-/// whatever `FRAZIL_LOG` asks for.
+/// whatever `FRAZIL_LOG` asks for; one logs the server's errors, which quote rows, so it is silent.
 fn start_log(verbose: bool) {
-    const QUIET: [&str; 5] = ["tokio_postgres=warn", "rustls=warn", "hyper=warn", "h2=warn", "reqwest=warn"];
+    const QUIET: [&str; 6] =
+        ["tokio_postgres=warn", "rustls=warn", "hyper=warn", "h2=warn", "reqwest=warn", "tiberius=off"];
     let usual = if verbose { "frazil=info" } else { "frazil=warn" };
     let mut filter =
         EnvFilter::builder().parse_lossy(std::env::var("FRAZIL_LOG").as_deref().unwrap_or(usual));
