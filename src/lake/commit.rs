@@ -208,7 +208,7 @@ impl LakeTable {
         let error = match prepared {
             Ok(snapshot) => {
                 let id = SnapshotId(snapshot.snapshot_id());
-                let updates = self.updates(&place, snapshot, &change.to);
+                let updates = self.updates(&place, snapshot, &change.to)?;
                 match self.catalog.commit(&self.table, self.unmoved(), updates).await {
                     Ok(moved) => {
                         self.table = moved;
@@ -321,22 +321,15 @@ impl LakeTable {
     }
 
     /// The one metadata update that shows a snapshot.
-    fn updates(&self, place: &Place, snapshot: Snapshot, to: &Watermark) -> Vec<TableUpdate> {
-        let id = SnapshotId(snapshot.snapshot_id());
-        let mut updates = vec![
-            TableUpdate::AddSnapshot { snapshot },
-            TableUpdate::SetSnapshotRef {
-                ref_name: place.branch.to_owned(),
-                reference: self.reference(place.branch, id),
-            },
-        ];
+    fn updates(&self, place: &Place, snapshot: Snapshot, to: &Watermark) -> Result<Vec<TableUpdate>> {
+        let mut updates = self.on_branch(place.branch, snapshot)?;
         if place.ends_first_read {
             updates.push(TableUpdate::RemoveSnapshotRef { ref_name: FIRST_READ.to_owned() });
         }
         if place.branch == MAIN_BRANCH {
             updates.push(mirror(to));
         }
-        updates
+        Ok(updates)
     }
 
     /// The last part of an unfinished first read.

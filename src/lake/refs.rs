@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
+use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention, TableMetadataBuilder};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::LakeTable;
 use super::commit::{FIRST_READ, WATERMARK, mirror, watermark_of};
+use super::storage::iceberg_error;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -129,7 +130,17 @@ impl LakeTable {
             .hint(hint)
     }
 
-    /// A branch's new head; what its owner said of retention stays.
+    /// What adds a snapshot and puts a branch on it; what its owner said of retention stays. On the way of
+    /// every commit: the library copies the retention, which it shows nobody, so that the metadata of
+    /// thousands of snapshots need not become JSON for it.
+    pub(super) fn on_branch(&self, branch: &str, snapshot: Snapshot) -> Result<Vec<TableUpdate>> {
+        let metadata = self.table.metadata().clone();
+        let moved = metadata.into_builder(None).set_branch_snapshot(snapshot, branch);
+        let built = moved.and_then(TableMetadataBuilder::build).map_err(iceberg_error)?;
+        Ok(built.changes)
+    }
+
+    /// A branch's new head, a snapshot that is there; what its owner said of retention stays.
     pub(super) fn reference(&self, branch: &str, head: SnapshotId) -> SnapshotReference {
         let known = self.references().remove(branch);
         let retention = known.map_or(SnapshotRetention::branch(None, None, None), |known| known.retention);

@@ -4,6 +4,7 @@
 mod columns;
 mod deltas;
 mod queries;
+mod refs;
 mod upkeep;
 mod v3;
 

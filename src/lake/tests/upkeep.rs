@@ -6,14 +6,14 @@ use super::*;
 use crate::lake::upkeep::{Layout, Retention};
 
 /// Everything is worth rewriting.
-const EAGER: Layout =
+pub(super) const EAGER: Layout =
     Layout { file_bytes: None, small_files: 2, deleted_share: 0.01, delete_files: 2, sort: false };
 /// Only the current snapshot stays, and what is needed.
 const NOTHING: Retention = Retention { keep_for: Some(Duration::ZERO), at_least: Some(1), at_most: Some(1) };
 
 impl History {
     /// Plans on the table as it is now, and carries out whatever happens meanwhile.
-    async fn maintain(&mut self, layout: Layout) {
+    pub(super) async fn maintain(&mut self, layout: Layout) {
         let mut table = self.table.clone();
         for rewrite in table.plan_rewrites(layout).await.unwrap() {
             table.rewrite(&rewrite, budget()).await.unwrap();
@@ -22,7 +22,7 @@ impl History {
         self.table = table;
     }
 
-    async fn files(&self) -> (usize, usize) {
+    pub(super) async fn files(&self) -> (usize, usize) {
         let live = self.table.live_files(None).await.unwrap();
         (live.data.len(), live.deletes.len())
     }
@@ -224,19 +224,26 @@ proptest! {
     /// The table is what was written to it, its past is what it was, and a target that follows it by
     /// deltas becomes the same.
     #[test]
-    fn maintenance_changes_nothing(steps in prop::collection::vec(step(), 1..16)) {
+    fn maintenance_changes_nothing(
+        steps in prop::collection::vec(step(), 1..16),
+        raise_at in prop::option::of(0..6_usize),
+    ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(maintained(&steps));
+        runtime.block_on(maintained(&steps, raise_at));
     }
 }
 
-async fn maintained(steps: &[Step]) {
+async fn maintained(steps: &[Step], raise_at: Option<usize>) {
     let mut history = History::new(TableMode::Merge).await;
     history.upsert(&[(0, None)]).await;
     let mut now = Model::from([(0, None)]);
     let (mut target, mut loaded): (Model, Option<SnapshotId>) = Default::default();
     let mut states: BTreeMap<i64, Model> = BTreeMap::new();
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
+        if raise_at == Some(number) {
+            history.table.reload().await.unwrap();
+            history.table.raise_format(FormatVersion::V3).await.unwrap();
+        }
         match step {
             Step::Upsert(rows) => {
                 now.extend(rows.iter().copied());

@@ -2,11 +2,10 @@
 
 use arrow::array::TimestampNanosecondArray;
 use arrow::datatypes::TimeUnit;
-use datafusion::physical_plan::execute_stream;
 
-use super::super::scan::Scan;
-use super::super::{file_diff, row_lineage};
+use super::upkeep::EAGER;
 use super::*;
+use crate::lake::Layout;
 
 /// Of each key: its value, its row's id, and the commit that wrote it last.
 type Lineage = BTreeMap<i64, (Option<i64>, Option<i64>, Option<i64>)>;
@@ -38,30 +37,6 @@ impl History {
         assert_eq!(ids.len(), different.len(), "two rows with one id: {lineage:?}");
         lineage
     }
-
-    /// Moves all rows to one file, with their lineage.
-    async fn move_rows(&mut self) {
-        let current = self.table.current().map(|id| id.0);
-        let diff = file_diff::between(&self.table.table, &self.table.stores, None, current).await.unwrap();
-        let columns = self.table.columns_at(None).unwrap();
-        let scan = Scan {
-            table: &self.table,
-            columns: &columns,
-            constants: Vec::new(),
-            files: diff.added.into_iter().map(|rows| (rows, Vec::new())).collect(),
-            projection: None,
-            limit: None,
-        };
-        let session = self.session();
-        let plan = row_lineage::plan(scan, &session.state()).await.unwrap();
-        let mut batches = execute_stream(plan, session.task_ctx()).unwrap();
-        let mut writer = self.table.rewriter(budget()).unwrap();
-        while let Some(batch) = batches.try_next().await.unwrap() {
-            writer.write(&batch).await.unwrap();
-        }
-        let files = writer.finish().await.unwrap();
-        self.by_hand(&files, Gone::All, Some(Operation::Replace)).await;
-    }
 }
 
 /// What happens to rows.
@@ -69,7 +44,11 @@ impl History {
 enum Event {
     Upsert(Vec<(i64, Option<i64>)>),
     Delete(Vec<i64>),
-    Move,
+    Move {
+        sort: bool,
+    },
+    /// Rows are upserted between the plan of a move and the move.
+    MoveBeside(Vec<(i64, Option<i64>)>),
     Idle,
 }
 
@@ -77,9 +56,10 @@ fn event() -> impl Strategy<Value = Event> {
     let key = 0..12_i64;
     let rows = prop::collection::vec((key.clone(), prop::option::of(0..100_i64)), 1..8);
     prop_oneof![
-        4 => rows.prop_map(Event::Upsert),
+        4 => rows.clone().prop_map(Event::Upsert),
         2 => prop::collection::vec(key, 1..4).prop_map(Event::Delete),
-        2 => Just(Event::Move),
+        3 => any::<bool>().prop_map(|sort| Event::Move { sort }),
+        3 => rows.prop_map(Event::MoveBeside),
         1 => Just(Event::Idle),
     ]
 }
@@ -105,25 +85,38 @@ proptest! {
                     continue;
                 }
                 let mut new = HashSet::new();
+                let mut upserted_by = None;
                 match event {
                     Event::Upsert(rows) => {
                         new = rows.iter().map(|(key, _)| *key).collect();
                         history.upsert(rows).await;
+                        upserted_by = Some(history.table.table.metadata().last_sequence_number());
+                    }
+                    Event::MoveBeside(rows) => {
+                        let mut maintainer = history.table.clone();
+                        let plans = maintainer.plan_rewrites(EAGER).await.unwrap();
+                        new = rows.iter().map(|(key, _)| *key).collect();
+                        history.upsert(rows).await;
+                        upserted_by = Some(history.table.table.metadata().last_sequence_number());
+                        for plan in &plans {
+                            maintainer.rewrite(plan, budget()).await.unwrap();
+                        }
+                        history.table.reload().await.unwrap();
                     }
                     Event::Delete(keys) => {
                         known.retain(|key, _| !keys.contains(key));
                         history.delete(keys).await;
                     }
-                    Event::Move if history.table.format_version() == FormatVersion::V2 => {
-                        history.compact().await;
+                    Event::Move { sort } => {
+                        history.maintain(Layout { sort: *sort, ..EAGER }).await;
+                        // A table that was just raised gives ids with the next commit.
+                        history.upsert(&[]).await;
                     }
-                    Event::Move => history.move_rows().await,
                     Event::Idle => {
                         history.upsert(&[]).await;
                     }
                 }
                 let now = history.lineage().await;
-                let sequence = history.table.table.metadata().last_sequence_number();
                 let is_v3 = history.table.format_version() == FormatVersion::V3;
                 let highest = known.values().filter_map(|(_, id, _)| *id).max();
                 for (key, (value, id, updated)) in &now {
@@ -134,7 +127,7 @@ proptest! {
                         }
                         _ if new.contains(key) && is_v3 => {
                             prop_assert!(id > &highest, "key {}: {:?} after {:?}", key, id, highest);
-                            prop_assert_eq!(*updated, Some(sequence));
+                            prop_assert_eq!(*updated, upserted_by);
                         }
                         _ => {}
                     }
@@ -145,6 +138,53 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// Each vector in a file of its own, as readers want them.
+#[tokio::test]
+async fn deletes_that_came_meanwhile_become_vectors_of_the_new_files() {
+    let mut history = History::in_version_3(columns()).await;
+    for first in [0, 10, 20] {
+        history.upsert(&(first..first + 10).map(|id| (id, Some(id))).collect::<Vec<_>>()).await;
+    }
+    history.upsert(&[(5, Some(-5)), (15, Some(-15))]).await;
+    let mut maintainer = history.table.clone();
+    let layout = Layout { file_bytes: Some(1), ..EAGER };
+    let plans = maintainer.plan_rewrites(layout).await.unwrap();
+    assert!(plans.len() > 1, "a new file for each old one: {}", plans.len());
+    history.upsert(&[(0, None), (19, Some(1)), (15, Some(2))]).await;
+    let before = history.lineage().await;
+    let mut carried = 0;
+    for plan in &plans {
+        carried += maintainer.rewrite(plan, budget()).await.unwrap().carried_deletes;
+    }
+    assert_eq!(carried, 2, "0 and 19; the file of the third was not rewritten");
+    history.table.reload().await.unwrap();
+    assert_eq!(history.lineage().await, before);
+    let files = history.table.files(None).await.unwrap();
+    let vectors: Vec<_> = files.iter().filter(|file| file.content != "data").map(|it| &it.path).collect();
+    assert!(vectors.iter().all(|path| path.ends_with(".puffin")), "{vectors:?}");
+    assert_eq!(vectors.iter().collect::<HashSet<_>>().len(), vectors.len(), "{vectors:?}");
+    history.maintain(EAGER).await;
+    assert_eq!(history.files().await, (1, 0));
+    assert_eq!(history.lineage().await, before);
+}
+
+/// Rows of version 2 get ids with the first commit in version 3: a rewrite that was prepared before would
+/// give them others.
+#[tokio::test]
+async fn a_rewrite_that_rows_got_their_ids_meanwhile_is_given_up() {
+    let mut history = History::new(TableMode::Merge).await;
+    history.upsert(&[(1, Some(1))]).await;
+    history.upsert(&[(2, Some(2))]).await;
+    let mut maintainer = history.table.clone();
+    let plans = maintainer.plan_rewrites(EAGER).await.unwrap();
+    history.table.raise_format(FormatVersion::V3).await.unwrap();
+    history.upsert(&[(3, Some(3))]).await;
+    let before = history.lineage().await;
+    assert_eq!(maintainer.rewrite(&plans[0], budget()).await.unwrap().snapshot, None);
+    history.table.reload().await.unwrap();
+    assert_eq!(history.lineage().await, before);
 }
 
 /// Manifests are merged on the way: what their entries inherited is written down then.

@@ -14,12 +14,11 @@ use std::collections::{BTreeMap, HashSet};
 use iceberg::spec::{DataContentType, Struct};
 
 use super::super::file_diff::{self, FileRows};
-use super::super::format_version::is_v3;
 use super::super::manifest::LiveFile;
 use super::super::snapshot::FileKey;
 use super::super::write::FILE_BYTES;
 use super::super::{LakeTable, SnapshotId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// The table property that says how large files should be.
 pub(in super::super) const FILE_BYTES_PROPERTY: &str = "write.target-file-size-bytes";
@@ -111,7 +110,6 @@ impl LakeTable {
     }
 
     async fn try_plan(&self, layout: Layout) -> Result<Vec<Rewrite>> {
-        self.check_rewritable()?;
         let metadata = self.table.metadata();
         let Some(snapshot) = metadata.current_snapshot() else { return Ok(Vec::new()) };
         let live = self.live_files(None).await?;
@@ -148,16 +146,6 @@ impl LakeTable {
     pub(in super::super) fn file_bytes(&self, wanted: Option<u64>) -> u64 {
         let said = || self.property(FILE_BYTES_PROPERTY)?.parse().ok();
         wanted.or_else(said).filter(|bytes| *bytes > 0).unwrap_or(FILE_BYTES)
-    }
-
-    /// That files of this table can be rewritten without losing anything.
-    pub(super) fn check_rewritable(&self) -> Result<()> {
-        if !is_v3(self.table.metadata()) {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Unsupported, "files of a table in format 3 are not rewritten by this build")
-            .with("table", &self.id)
-            .hint("rewriting must keep the ids of rows; snapshots and orphans of the table are cleaned up all the same"))
     }
 }
 

@@ -9,7 +9,8 @@
 //! Rows keep their order, so that the place of each in the new files follows from its place in the old
 //! ones: a delete that another writer committed meanwhile is carried over by counting. Where that is
 //! not possible (sorted rows, rows that moved to another partition) a rewrite that was overtaken is
-//! given up. New files take the sequence number of the snapshot that was read, so that equality
+//! given up. In format version 3 rows take their ids and the numbers of their last commits along.
+//! New files take the sequence number of the snapshot that was read, so that equality
 //! deletes that were applied do not apply again, and later ones do.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,11 +26,12 @@ use iceberg::spec::{DataContentType, Transform};
 use roaring::RoaringTreemap;
 
 use super::super::file_diff::{FileRows, Rows};
+use super::super::format_version::is_v3;
 use super::super::manifest::{LiveFile, LiveFiles};
 use super::super::scan::Scan;
 use super::super::snapshot::FileKey;
 use super::super::write::discard;
-use super::super::{LakeTable, WrittenFile, deletes, position_deletes};
+use super::super::{LakeTable, WrittenFile, deletes, position_deletes, row_lineage};
 use super::deletes::{DeleteContents, dangling};
 use super::plan::Rewrite;
 use super::swap::Swap;
@@ -103,15 +105,15 @@ impl LakeTable {
         let Some(current) = self.current().filter(|now| self.is_ancestor(rewrite.at, *now)) else {
             return Ok(None);
         };
-        if self.check_rewritable().is_err() {
-            return Ok(None);
-        }
         let live = self.live_files(Some(current)).await?;
-        let there: HashSet<FileKey> = live.data.iter().map(|file| FileKey::of(&file.file)).collect();
-        let mut gone: HashSet<FileKey> = rewrite.gone().map(|file| FileKey::of(&file.file)).collect();
-        if !gone.is_subset(&there) {
+        let there: HashMap<FileKey, Option<i64>> =
+            live.data.iter().map(|file| (FileKey::of(&file.file), file.first_row_id)).collect();
+        // Rows that got their ids meanwhile, in a table raised to version 3, have none in the outputs.
+        let as_read = |file: &LiveFile| there.get(&FileKey::of(&file.file)) == Some(&file.first_row_id);
+        if !rewrite.gone().all(as_read) {
             return Ok(None);
         }
+        let mut gone: HashSet<FileKey> = rewrite.gone().map(|file| FileKey::of(&file.file)).collect();
         let newly = self.newly_deleted(rewrite, &live).await?;
         let Some(carried) = outputs.translate(rewrite, &newly) else { return Ok(None) };
         let carried_rows = carried.iter().map(|(_, positions)| positions.len()).sum();
@@ -160,7 +162,7 @@ impl LakeTable {
 
     /// Writes the rows that are left of the inputs.
     async fn write_anew(&self, rewrite: &Rewrite, budget: Budget) -> Result<Outputs> {
-        let mut writer = self.writer(budget)?.with_file_bytes(rewrite.file_bytes);
+        let mut writer = self.rewriter(budget)?.with_file_bytes(rewrite.file_bytes);
         let session = self.session(budget)?;
         let columns = self.columns_at(None)?;
         let order = if rewrite.sort { self.order(&columns.arrow) } else { None };
@@ -184,7 +186,10 @@ impl LakeTable {
                 limit: None,
             };
             let state = session.state();
-            let mut plan = scan.plan(&state).await?;
+            let mut plan = match is_v3(self.table.metadata()) {
+                true => row_lineage::plan(scan, &state).await?,
+                false => scan.plan(&state).await?,
+            };
             if let Some(order) = &order {
                 plan = Arc::new(SortExec::new(order.clone(), plan)) as Arc<dyn ExecutionPlan>;
             }

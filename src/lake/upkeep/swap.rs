@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use iceberg::TableRequirement;
 use iceberg::spec::{MAIN_BRANCH, Operation, SnapshotRef};
-use iceberg::{TableRequirement, TableUpdate};
 
 use super::super::commit::{WATERMARK, watermark_of};
 use super::super::snapshot::{Draft, FileKey};
@@ -66,13 +66,7 @@ impl LakeTable {
             }
         };
         let id = SnapshotId(snapshot.snapshot_id());
-        let updates = vec![
-            TableUpdate::AddSnapshot { snapshot },
-            TableUpdate::SetSnapshotRef {
-                ref_name: MAIN_BRANCH.to_owned(),
-                reference: self.reference(MAIN_BRANCH, id),
-            },
-        ];
+        let updates = self.on_branch(MAIN_BRANCH, snapshot)?;
         let requirements = vec![
             TableRequirement::UuidMatch { uuid: self.uuid() },
             self.ref_is(MAIN_BRANCH, self.current().map(|current| current.0)),
