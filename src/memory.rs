@@ -19,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 const FIXED: u64 = 64 << 20;
 /// The smallest budget that leaves room for one stream.
 const SMALLEST: u64 = 128 << 20;
+/// What a stream of a query holds: the columns of a row group as they are stored, and batches on their way.
+const QUERY_STREAM: u64 = 48 << 20;
 /// Used when nothing is said.
 pub const DEFAULT: u64 = 256 << 20;
 
@@ -68,6 +70,11 @@ impl Budget {
         (self.rows() / 2) as usize
     }
 
+    /// Streams that a query reads at once on so many cores.
+    pub fn query_streams(self, cores: usize) -> usize {
+        ((self.rows() / QUERY_STREAM) as usize).clamp(2, cores.max(2))
+    }
+
     /// A builder of DataFusion runtimes that stay within the budget and spill to the temporary directory.
     pub fn runtime(self) -> RuntimeEnvBuilder {
         RuntimeEnvBuilder::new()
@@ -79,5 +86,18 @@ impl Budget {
 
     fn rows(self) -> u64 {
         self.total - FIXED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_has_a_stream_for_each_core_that_memory_is_there_for() {
+        let streams = |mebibytes: u64, cores| Budget::new(mebibytes << 20, 1).unwrap().query_streams(cores);
+        assert_eq!([streams(128, 1), streams(128, 64)], [2, 2]);
+        assert_eq!([streams(256, 2), streams(256, 64)], [2, 4]);
+        assert_eq!([streams(4096, 16), streams(4096, 128)], [16, 84]);
     }
 }

@@ -101,7 +101,7 @@ impl Adapter {
         let place = self.file.fields().iter().position(|field| wanted_id.is_some() && id(field) == wanted_id);
         let Some(place) = place else {
             let value = match wanted_id.and_then(|id| self.defaults.get(id)) {
-                Some(default) => default.clone(),
+                Some(default) => default.cast_to(wanted.data_type())?,
                 None if wanted.is_nullable() => ScalarValue::try_from(wanted.data_type())?,
                 None => return Err(missing(wanted).into()),
             };

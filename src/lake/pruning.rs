@@ -125,8 +125,13 @@ impl<C: Container> PruningStatistics for Known<'_, C> {
         if in_buckets.iter().all(Option::is_none) {
             return None;
         }
-        let values =
-            values.iter().map(|value| value.cast_to(data_type)).collect::<Result<Vec<_>, _>>().ok()?;
+        // Of views, no bucket is known.
+        let plain = match data_type {
+            DataType::Utf8View => &DataType::Utf8,
+            DataType::BinaryView => &DataType::Binary,
+            other => other,
+        };
+        let values = values.iter().map(|value| value.cast_to(plain)).collect::<Result<Vec<_>, _>>().ok()?;
         let values = ScalarValue::iter_to_array(values).ok()?;
         let mut of_values: HashMap<u32, HashSet<i32>> = HashMap::new();
         for (buckets, _) in in_buckets.iter().flatten() {

@@ -14,17 +14,14 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
-use datafusion::datasource::physical_plan::parquet::{
-    CachedParquetFileReaderFactory, ParquetAccessPlan, RowGroupAccess,
-};
+use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, RowGroupAccess};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -46,7 +43,7 @@ use tokio::sync::OnceCell;
 use super::field_ids::{ByFieldId, id, with_id};
 use super::file_diff::{self, FileRows, Rows};
 use super::manifest::{self, LiveFile};
-use super::named_reads::NamedReads;
+use super::named_reads::{self, NamedReads};
 use super::pruning::Pruning;
 use super::reshape::Defaults;
 use super::{LakeTable, file_statistics, name_mapping, partition_values, schema};
@@ -59,8 +56,17 @@ const FOOTERS_AT_ONCE: usize = 8;
 impl LakeTable {
     /// The table as it was at a snapshot (`None`: now), for DataFusion. Deletes are applied.
     pub async fn provider(&self, at: Option<SnapshotId>) -> Result<Arc<dyn TableProvider>> {
+        self.provider_of(at, self.columns_at(at)?)
+    }
+
+    /// The same with texts and bytes as views, which queries compare, group and filter without copying
+    /// them. Connectors want plain ones: [`LakeTable::provider`].
+    pub async fn provider_with_views(&self, at: Option<SnapshotId>) -> Result<Arc<dyn TableProvider>> {
+        self.provider_of(at, self.columns_at(at)?.with_views())
+    }
+
+    fn provider_of(&self, at: Option<SnapshotId>, columns: Columns) -> Result<Arc<dyn TableProvider>> {
         let snapshot = at.or(self.current());
-        let columns = self.columns_at(at)?;
         Ok(Arc::new(SnapshotTable { table: self.clone(), snapshot, columns, manifests: OnceCell::new() }))
     }
 
@@ -132,6 +138,19 @@ pub(super) struct Columns {
     pub(super) initial_defaults: Arc<Defaults>,
     /// The ids of files that have none.
     pub(super) name_mapping: Option<Arc<NameMapping>>,
+}
+
+impl Columns {
+    /// Texts and bytes as views; those within other types stay as they are.
+    fn with_views(self) -> Self {
+        let view = |field: &FieldRef| match field.data_type() {
+            DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+            DataType::Binary => Arc::new(field.as_ref().clone().with_data_type(DataType::BinaryView)),
+            _ => field.clone(),
+        };
+        let fields: Fields = self.arrow.fields().iter().map(view).collect();
+        Self { arrow: Arc::new(Schema::new(fields)), ..self }
+    }
 }
 
 type Footers = Arc<dyn FileMetadataCache>;
@@ -286,9 +305,7 @@ impl Scan<'_> {
                 global: session.config_options().execution.parquet.clone(),
                 ..TableParquetOptions::default()
             })
-            .with_parquet_file_reader_factory(Arc::new(NamedReads(CachedParquetFileReaderFactory::new(
-                store, footers,
-            ))));
+            .with_parquet_file_reader_factory(Arc::new(NamedReads::new(store, footers)));
         let data_files = self.files.iter().map(|(rows, _)| rows.file.file.as_ref());
         let by_id = ByFieldId {
             initial_defaults: self.columns.initial_defaults.clone(),
@@ -338,12 +355,8 @@ impl Scan<'_> {
         if matches!(rows.rows, Rows::All) {
             return Ok(file);
         }
-        let footer = DFParquetMetadata::new(store.as_ref(), &file.object_meta)
-            .with_file_metadata_cache(Some(footers.clone()))
-            .with_page_index_policy(Some(PageIndexPolicy::Skip))
-            .fetch_metadata()
-            .await
-            .map_err(|error| Error::from(error).with("file", rows.file.path()))?;
+        let (path, pages) = (rows.file.path(), Some(PageIndexPolicy::Skip));
+        let footer = named_reads::footer(store, footers, &file.object_meta, path, None, pages).await?;
         Ok(file.with_extension(access_plan(&rows.rows, &footer)))
     }
 }

@@ -1,11 +1,15 @@
 //! Rows in the forms that programs read: JSON lines, CSV, Parquet, Arrow IPC. Each batch is written as
 //! it comes; nothing is held but a Parquet row group.
+//!
+//! Files for others hold plain texts and bytes, which every reader knows, where queries work on views.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
 use arrow::csv;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json;
@@ -38,8 +42,8 @@ pub struct Export<W: Write + Send>(Form<W>);
 enum Form<W: Write + Send> {
     Json(Box<json::LineDelimitedWriter<W>>),
     Csv(Box<csv::Writer<W>>),
-    Parquet(Box<ArrowWriter<W>>),
-    Arrow(Box<StreamWriter<W>>),
+    Parquet(Box<ArrowWriter<W>>, SchemaRef),
+    Arrow(Box<StreamWriter<W>>, SchemaRef),
 }
 
 impl<W: Write + Send> Export<W> {
@@ -57,10 +61,14 @@ impl<W: Write + Send> Export<W> {
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))
                     .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
                     .build();
+                let schema = plain(schema);
                 let writer = ArrowWriter::try_new(to, schema.clone(), Some(properties));
-                Form::Parquet(Box::new(writer.map_err(unfit_parquet)?))
+                Form::Parquet(Box::new(writer.map_err(unfit_parquet)?), schema)
             }
-            Format::Arrow => Form::Arrow(Box::new(StreamWriter::try_new(to, schema).map_err(unfit)?)),
+            Format::Arrow => {
+                let schema = plain(schema);
+                Form::Arrow(Box::new(StreamWriter::try_new(to, &schema).map_err(unfit)?), schema)
+            }
         }))
     }
 
@@ -69,8 +77,14 @@ impl<W: Write + Send> Export<W> {
         match &mut self.0 {
             Form::Json(writer) => writer.write(batch).map_err(unfit),
             Form::Csv(writer) => writer.write(batch).map_err(unfit),
-            Form::Parquet(writer) => writer.write(batch).map_err(unfit_parquet),
-            Form::Arrow(writer) => writer.write(batch).map_err(unfit),
+            Form::Parquet(writer, schema) => {
+                let batch = without_views(batch, schema).map_err(unfit)?;
+                writer.write(&batch).map_err(unfit_parquet)
+            }
+            Form::Arrow(writer, schema) => {
+                let batch = without_views(batch, schema).map_err(unfit)?;
+                writer.write(&batch).map_err(unfit)
+            }
         }
     }
 
@@ -79,10 +93,38 @@ impl<W: Write + Send> Export<W> {
         match self.0 {
             Form::Json(mut writer) => writer.finish().map_err(unfit),
             Form::Csv(_) => Ok(()),
-            Form::Parquet(writer) => writer.close().map(drop).map_err(unfit_parquet),
-            Form::Arrow(mut writer) => writer.finish().map_err(unfit),
+            Form::Parquet(writer, _) => writer.close().map(drop).map_err(unfit_parquet),
+            Form::Arrow(mut writer, _) => writer.finish().map_err(unfit),
         }
     }
+}
+
+/// The schema with plain types in place of views, at any depth.
+fn plain(schema: &SchemaRef) -> SchemaRef {
+    let fields: Fields = schema.fields().iter().map(plain_field).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn plain_field(field: &FieldRef) -> FieldRef {
+    let plain = match field.data_type() {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::List(element) => DataType::List(plain_field(element)),
+        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
+        _ => return field.clone(),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(plain))
+}
+
+fn without_views(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| match column.data_type() == field.data_type() {
+        true => Ok(column.clone()),
+        false => cast(column, field.data_type()),
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), columns.collect::<Result<_, _>>()?, &options)
 }
 
 fn unfit_parquet(source: ParquetError) -> Error {

@@ -40,7 +40,9 @@ const CATALOG: &str = "lake";
 /// read `as_of`, or as they are now. Statements go through [`sql`].
 pub async fn session(lake: &Lake, budget: Budget, as_of: Option<AsOf>) -> Result<SessionContext> {
     let catalog = tables::LakeCatalog::new(lake, as_of).await?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = merge::config()
+        .with_target_partitions(budget.query_streams(cores))
         .with_default_catalog_and_schema(CATALOG, tables::ANY_SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(true);

@@ -112,7 +112,7 @@ impl LakeSchema {
     }
 
     async fn at(&self, table: &LakeTable, as_of: Option<&AsOf>) -> Result<Arc<dyn TableProvider>> {
-        table.provider(self.moment(table, as_of)?).await
+        table.provider_with_views(self.moment(table, as_of)?).await
     }
 
     fn moment(&self, table: &LakeTable, as_of: Option<&AsOf>) -> Result<Option<crate::delta::SnapshotId>> {

@@ -1,12 +1,15 @@
 //! Tables of the embedded catalog: made, found, damaged, raced for.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use frazil::ErrorKind;
-use frazil::lake::{Lake, LakeSettings, LakeTable, TableMode, TableSpec};
+use frazil::lake::{Lake, LakeSettings, LakeTable, TableMode, TableSpec, Wanted};
 use frazil::table::TableId;
 
 struct Place {
@@ -110,6 +113,45 @@ async fn damaged_and_newer_metadata_say_what_to_do() {
     assert!(error.hint_text().unwrap().contains("delete it to go back to v1"), "{error:?}");
     std::fs::remove_file(&next).unwrap();
     assert!(place.lake.table(&id).await.unwrap().is_some());
+}
+
+/// As Java leaves them with `write.metadata.compression-codec: gzip`; two writers on one version meet.
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_metadata_is_read_and_gone_on_with() {
+    let place = Place::new().await;
+    let id = TableId::new("s", "t");
+    let table = place.create(&id).await.unwrap();
+    let text = std::fs::read_to_string(metadata(&table, "v1.metadata.json")).unwrap();
+    let property = "\"properties\":{\"write.metadata.compression-codec\":\"gzip\",";
+    let text = text.replace("\"properties\":{", property);
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    std::fs::write(metadata(&table, "v2.gz.metadata.json"), gzip.finish().unwrap()).unwrap();
+
+    let mut one = place.lake.table(&id).await.unwrap().unwrap();
+    let mut other = place.lake.table(&id).await.unwrap().unwrap();
+    add_column(&mut one, "more").await.unwrap();
+    let written = std::fs::read(metadata(&table, "v3.gz.metadata.json")).unwrap();
+    assert_eq!(written[..2], [0x1f, 0x8b]);
+    assert!(!metadata(&table, "v3.metadata.json").exists());
+    let late = add_column(&mut other, "else").await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Conflict, "{late:?}");
+    // Without a hint, by a listing.
+    std::fs::remove_file(metadata(&table, "version-hint.text")).unwrap();
+    let found = place.lake.table(&id).await.unwrap().unwrap();
+    assert!(found.schema().unwrap().field_with_name("more").is_ok());
+    assert!(place.lake.drop_table(&id).await.unwrap());
+    assert!(place.lake.table(&id).await.unwrap().is_none());
+    assert!(!metadata(&table, "v3.gz.metadata.json").exists());
+    place.create(&id).await.unwrap();
+}
+
+async fn add_column(table: &mut LakeTable, name: &str) -> frazil::Result<()> {
+    let mut fields = table.schema()?.fields().to_vec();
+    fields.push(Arc::new(Field::new(name, DataType::Int32, true)));
+    let schema = Arc::new(Schema::new(fields));
+    let evolution = table.evolution(&Wanted::columns(&schema))?;
+    table.evolve(&evolution).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

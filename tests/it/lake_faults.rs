@@ -364,3 +364,38 @@ async fn a_process_stopped_before_a_request_loses_nothing() {
 async fn a_process_stopped_after_a_request_loses_nothing() {
     survives(Fault::StallsAfterwards).await;
 }
+
+/// Whichever request of a query fails: footers are read while planning where rows are hidden, and while
+/// reading where none are.
+#[tokio::test]
+async fn a_query_on_a_store_that_fails_does_not_blame_the_file() {
+    let mut lab = Lab::new(false).await;
+    lab.run(None).await.unwrap();
+    assert!(lab.settle("the second commit").await);
+    let budget = Budget::new(256 << 20, 1).unwrap();
+    for fault in [Fault::Refuses, Fault::LosesAnswer] {
+        let mut failed = 0;
+        for request in 1.. {
+            let broken = Broken::new(fault, request);
+            let lake = lab.lake(Some(&broken)).await;
+            let outcome: Result<usize> = async {
+                let session = frazil::query::session(&lake, budget, None).await?;
+                let rows = frazil::query::sql(&session, "select * from t").await?.collect().await?;
+                Ok(rows.iter().map(RecordBatch::num_rows).sum())
+            }
+            .await;
+            if !broken.came() {
+                assert_eq!(outcome.unwrap(), lab.model.len());
+                break;
+            }
+            match outcome {
+                Ok(rows) => assert_eq!(rows, lab.model.len(), "{fault:?} at request {request}"),
+                Err(error) => {
+                    failed += 1;
+                    check(fault, &error, &format!("{fault:?} at request {request} of a query"));
+                }
+            }
+        }
+        assert!(failed > 5, "only {failed} requests could fail");
+    }
+}

@@ -1,11 +1,13 @@
 //! Metadata files: what every catalog that keeps them itself reads, writes, builds on and cleans away.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flate2::Compression;
 use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use iceberg::io::FileIO;
 use iceberg::spec::{TableMetadata, TableMetadataBuildResult, TableMetadataBuilder};
 use iceberg::table::Table;
@@ -123,6 +125,15 @@ pub(super) fn to_json(metadata: &TableMetadata) -> Result<Bytes> {
         Error::new(ErrorKind::Internal, "metadata cannot be written as JSON").because(source)
     })?;
     Ok(json.into())
+}
+
+/// A metadata file's bytes, compressed. The same bytes make the same file.
+pub(super) fn gzipped(bytes: &[u8]) -> Result<Bytes> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    let written = gzip.write_all(bytes).and_then(|()| gzip.finish());
+    let written = written
+        .map_err(|source| Error::new(ErrorKind::Internal, "metadata cannot be compressed").because(source))?;
+    Ok(written.into())
 }
 
 /// What must be looked at before the rest can be understood.

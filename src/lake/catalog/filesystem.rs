@@ -9,6 +9,9 @@
 //! A version is never written twice. Whoever creates `v<N+1>` has committed; everyone else gets
 //! `AlreadyExists`, looks at what came, and goes on from there or reports a conflict. An answer that
 //! got lost is settled by comparing the stored bytes with ours.
+//!
+//! Java's Hadoop tables may be compressed: `v2.gz.metadata.json`. Which of the two names version N+1 has
+//! follows from what version N says, so that all writers try to create the same file.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +25,7 @@ use iceberg::{TableCreation, TableRequirement, TableUpdate};
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::Catalog;
-use super::files::{Files, created, parse, to_json, updated};
+use super::files::{Files, created, gzipped, parse, to_json, updated};
 use super::{MOVES, exists, location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::names::decode;
@@ -32,6 +35,9 @@ use crate::table::TableId;
 /// What a version holds that says that the table was dropped. Shorter than any metadata, so that a
 /// listing tells them apart.
 const DROPPED: &[u8] = br#"{"dropped":true}"#;
+
+/// Table property: how metadata files are compressed.
+const COMPRESSION: &str = "write.metadata.compression-codec";
 
 /// A catalog that is a directory.
 pub struct Filesystem {
@@ -50,43 +56,47 @@ impl Filesystem {
         Ok(Self { warehouse, files: Files::new(stores)?, probed })
     }
 
-    fn table(&self, location: &str, version: u64, metadata: TableMetadata) -> Result<Table> {
-        self.files.table(&id_of(location)?, version_file(location, version), metadata)
+    fn table(&self, location: &str, file: String, metadata: TableMetadata) -> Result<Table> {
+        self.files.table(&id_of(location)?, file, metadata)
     }
 
-    /// The newest version and its bytes. The hint is a place to start: what lies beyond it is probed,
-    /// and when it leads nowhere the directory is listed.
-    async fn newest(&self, location: &str) -> Result<Option<(u64, Bytes)>> {
+    /// The newest version. The hint is a place to start: what lies beyond it is probed, and when it leads
+    /// nowhere the directory is listed.
+    async fn newest(&self, location: &str) -> Result<Option<Version>> {
         let hint = self.files.get(&hint_file(location)).await?;
         let hinted = hint.as_deref().and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
         let mut start = match hinted {
-            Some(version) => self.pair(location, version).await?,
+            Some(number) => self.pair(location, number).await?,
             None => (None, None),
         };
-        let mut version = hinted.unwrap_or(0);
         if start.0.is_none() {
             let Some((listed, _)) = self.last_listed(location).await? else { return Ok(None) };
-            version = listed;
-            start = self.pair(location, version).await?;
+            start = self.pair(location, listed).await?;
         }
-        let (Some(mut bytes), mut next) = start else { return Ok(None) };
+        let (Some(mut version), mut next) = start else { return Ok(None) };
         while let Some(newer) = next {
-            bytes = newer;
-            version += 1;
-            next = self.files.get(&version_file(location, version + 1)).await?;
+            next = self.version(location, newer.number + 1).await?;
+            version = newer;
         }
-        Ok(Some((version, bytes)))
+        Ok(Some(version))
     }
 
     /// As [`newest`](Self::newest), but none for a table that was dropped.
-    async fn live(&self, location: &str) -> Result<Option<(u64, Bytes)>> {
-        Ok(self.newest(location).await?.filter(|(_, bytes)| bytes != DROPPED))
+    async fn live(&self, location: &str) -> Result<Option<Version>> {
+        Ok(self.newest(location).await?.filter(|version| version.bytes != DROPPED))
     }
 
     /// A version and the one after it, in one round trip.
-    async fn pair(&self, location: &str, version: u64) -> Result<(Option<Bytes>, Option<Bytes>)> {
-        let (here, next) = (version_file(location, version), version_file(location, version + 1));
-        futures::try_join!(self.files.get(&here), self.files.get(&next))
+    async fn pair(&self, location: &str, number: u64) -> Result<(Option<Version>, Option<Version>)> {
+        futures::try_join!(self.version(location, number), self.version(location, number + 1))
+    }
+
+    /// A version under either of its names.
+    async fn version(&self, location: &str, number: u64) -> Result<Option<Version>> {
+        let [plain, gzip] = [Form::Plain, Form::Gzip].map(|form| version_file(location, number, form));
+        let (plain_bytes, gzip_bytes) = futures::try_join!(self.files.get(&plain), self.files.get(&gzip))?;
+        let found = plain_bytes.map(|bytes| (plain, bytes)).or(gzip_bytes.map(|bytes| (gzip, bytes)));
+        Ok(found.map(|(file, bytes)| Version { number, file, bytes }))
     }
 
     /// The highest version that a listing shows, and its size.
@@ -101,29 +111,29 @@ impl Filesystem {
     }
 
     /// Creates a version. `Ok(false)`: somebody else has.
-    async fn create_version(&self, location: &str, version: u64, content: Bytes) -> Result<bool> {
-        let file = version_file(location, version);
-        let (store, path) = self.files.stores().resolve(&file)?;
+    async fn create_version(&self, location: &str, version: &Version) -> Result<bool> {
+        let Version { number, file, bytes } = version;
+        let (store, path) = self.files.stores().resolve(file)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = store.put_opts(&path, PutPayload::from_bytes(content.clone()), options);
+        let put = store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options);
         if let Err(source) = put.await {
             let refused = matches!(
                 source,
                 object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
             );
             // The put may have landed although its answer got lost, or a retry met the first try.
-            match self.files.get(&file).await {
-                Ok(Some(stored)) if stored == content => {}
+            match self.files.get(file).await {
+                Ok(Some(stored)) if stored == bytes => {}
                 Ok(Some(_)) => return Ok(false),
                 Ok(None) if refused => {
                     return Err(Error::new(ErrorKind::Transient, "the store is busy with another commit")
                         .with("file", file)
                         .hint("run again"));
                 }
-                _ => return Err(store_error("commit a table", &file, source)),
+                _ => return Err(store_error("commit a table", file, source)),
             }
         }
-        self.leave_hint(location, version).await;
+        self.leave_hint(location, *number).await;
         Ok(true)
     }
 
@@ -147,9 +157,9 @@ impl Filesystem {
         let Ok((store, path)) = self.files.stores().resolve(&format!("{location}/metadata")) else { return };
         let mut listed = store.list(Some(&path));
         while let Some(Ok(file)) = listed.next().await {
-            let version = file.location.filename().and_then(version_of);
-            if let Some(version) = version.filter(|version| *version <= up_to) {
-                self.files.discard(&version_file(location, version)).await;
+            let Some(name) = file.location.filename() else { continue };
+            if version_of(name).is_some_and(|version| version <= up_to) {
+                self.files.discard(&format!("{location}/metadata/{name}")).await;
             }
         }
     }
@@ -218,9 +228,9 @@ impl Catalog for Filesystem {
     async fn load(&self, id: &TableId) -> Result<Option<Table>> {
         let location = location(&self.warehouse, id);
         let found = self.live(&location).await.map_err(|error| error.with("table", id))?;
-        let Some((version, bytes)) = found else { return Ok(None) };
-        let metadata = read(&location, version, &bytes).map_err(|error| error.with("table", id))?;
-        Ok(Some(self.table(&location, version, metadata)?))
+        let Some(version) = found else { return Ok(None) };
+        let metadata = version.read().map_err(|error| error.with("table", id))?;
+        Ok(Some(self.table(&location, version.file, metadata)?))
     }
 
     async fn create(&self, id: &TableId, creation: TableCreation) -> Result<Table> {
@@ -228,16 +238,17 @@ impl Catalog for Filesystem {
         let location = location(&self.warehouse, id);
         let metadata = created(id, creation, &location)?;
         // Without this look, a table whose first version was cleaned away could be made again.
-        let version = match self.newest(&location).await? {
+        let number = match self.newest(&location).await? {
             None => 1,
             // The versions of a dropped table are not used again: who still holds one cannot commit.
-            Some((version, bytes)) if bytes == DROPPED => version + 1,
+            Some(dropped) if dropped.bytes == DROPPED => dropped.number + 1,
             Some(_) => return Err(exists(id)),
         };
-        if !self.create_version(&location, version, to_json(&metadata)?).await? {
+        let first = Version::new(&location, number, Form::Plain, &metadata)?;
+        if !self.create_version(&location, &first).await? {
             return Err(exists(id));
         }
-        self.table(&location, version, metadata)
+        self.table(&location, first.file, metadata)
     }
 
     async fn commit(
@@ -246,20 +257,22 @@ impl Catalog for Filesystem {
         requirements: Vec<TableRequirement>,
         updates: Vec<TableUpdate>,
     ) -> Result<Table> {
-        let file = base.metadata_location().unwrap_or_default();
-        let (location, mut version) = split(file)?;
+        let mut file = base.metadata_location().unwrap_or_default().to_owned();
+        let (location, mut number) = split(&file).map(|(location, number)| (location.to_owned(), number))?;
         let mut newest = base.metadata().clone();
         for _ in 0..MOVES {
-            let built = updated(newest, &version_file(location, version), &requirements, &updates)?;
-            if self.create_version(location, version + 1, to_json(&built.metadata)?).await? {
+            let form = Form::after(&newest);
+            let built = updated(newest, &file, &requirements, &updates)?;
+            let next = Version::new(&location, number + 1, form, &built.metadata)?;
+            if self.create_version(&location, &next).await? {
                 self.files.forget(&built).await;
-                return self.table(location, version + 1, built.metadata);
+                return self.table(&location, next.file, built.metadata);
             }
-            let Some((found, bytes)) = self.live(location).await? else {
+            let Some(found) = self.live(&location).await? else {
                 return Err(Error::new(ErrorKind::Conflict, "the table was dropped"));
             };
-            newest = read(location, found, &bytes)?;
-            version = found;
+            newest = found.read()?;
+            (number, file) = (found.number, found.file);
         }
         Err(Error::new(ErrorKind::Conflict, "the table moves faster than this commit"))
     }
@@ -269,9 +282,14 @@ impl Catalog for Filesystem {
     async fn drop_table(&self, id: &TableId) -> Result<bool> {
         let location = location(&self.warehouse, id);
         for _ in 0..MOVES {
-            let Some((version, _)) = self.live(&location).await? else { return Ok(false) };
-            if self.create_version(&location, version + 1, Bytes::from_static(DROPPED)).await? {
-                self.clear(&location, version).await;
+            let Some(last) = self.live(&location).await? else { return Ok(false) };
+            // A table that cannot be read can be dropped.
+            let form = last.read().map_or(Form::Plain, |metadata| Form::after(&metadata));
+            let number = last.number + 1;
+            let file = version_file(&location, number, form);
+            let dropped = Version { number, file, bytes: Bytes::from_static(DROPPED) };
+            if self.create_version(&location, &dropped).await? {
+                self.clear(&location, last.number).await;
                 return Ok(true);
             }
         }
@@ -301,28 +319,68 @@ fn split(file: &str) -> Result<(&str, u64)> {
     parts.ok_or_else(|| Error::new(ErrorKind::Internal, "not a table of this catalog").with("file", file))
 }
 
-fn version_file(location: &str, version: u64) -> String {
-    format!("{location}/metadata/v{version}.metadata.json")
+/// A version: its number, its file, and what is in it.
+struct Version {
+    number: u64,
+    file: String,
+    bytes: Bytes,
+}
+
+impl Version {
+    fn new(location: &str, number: u64, form: Form, metadata: &TableMetadata) -> Result<Self> {
+        let json = to_json(metadata)?;
+        let bytes = match form {
+            Form::Plain => json,
+            Form::Gzip => gzipped(&json)?,
+        };
+        Ok(Self { number, file: version_file(location, number, form), bytes })
+    }
+
+    fn read(&self) -> Result<TableMetadata> {
+        parse(&self.file, &self.bytes).map_err(|error| match (error.kind(), self.number) {
+            (ErrorKind::Corrupt, 0 | 1) => error.hint("restore it from a backup"),
+            (ErrorKind::Corrupt, number) => error.hint(format!(
+                "restore it from a backup, or delete it to go back to v{}: the rows it added are then read again",
+                number - 1
+            )),
+            _ => error,
+        })
+    }
+}
+
+/// How a version is kept, which its name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Gzip,
+}
+
+impl Form {
+    /// That of the version after this one.
+    fn after(metadata: &TableMetadata) -> Self {
+        match metadata.properties().get(COMPRESSION) {
+            Some(codec) if codec.eq_ignore_ascii_case("gzip") => Self::Gzip,
+            _ => Self::Plain,
+        }
+    }
+}
+
+fn version_file(location: &str, version: u64, form: Form) -> String {
+    let compressed = match form {
+        Form::Plain => "",
+        Form::Gzip => ".gz",
+    };
+    format!("{location}/metadata/v{version}{compressed}.metadata.json")
 }
 
 fn hint_file(location: &str) -> String {
     format!("{location}/metadata/version-hint.text")
 }
 
-/// `v12.metadata.json` → 12.
+/// `v12.metadata.json`, `v12.gz.metadata.json` → 12.
 fn version_of(name: &str) -> Option<u64> {
-    name.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse().ok()
-}
-
-fn read(location: &str, version: u64, bytes: &[u8]) -> Result<TableMetadata> {
-    parse(&version_file(location, version), bytes).map_err(|error| match (error.kind(), version) {
-        (ErrorKind::Corrupt, 0 | 1) => error.hint("restore it from a backup"),
-        (ErrorKind::Corrupt, _) => error.hint(format!(
-            "restore it from a backup, or delete it to go back to v{}: the rows it added are then read again",
-            version - 1
-        )),
-        _ => error,
-    })
+    let version = name.strip_prefix('v')?.strip_suffix(".metadata.json")?;
+    version.strip_suffix(".gz").unwrap_or(version).parse().ok()
 }
 
 fn directories(

@@ -10,6 +10,9 @@ use crate::error::{Error, ErrorKind};
 /// What helps a table that lost a file. Its other snapshots may not need it.
 pub(in crate::lake) const RESTORE: &str = "restore it from a backup or an older version of the bucket; else query or roll back to a snapshot that does not need it";
 
+/// How stores answer a request for bytes beyond a file's end.
+const CUT: [&str; 3] = ["object was only", "Out of range of file", "416 Range Not Satisfiable"];
+
 /// What a user can do about a store that said no. `action` is a verb phrase: "read a file".
 pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_store::Error) -> Error {
     use object_store::Error as E;
@@ -22,6 +25,10 @@ pub(in crate::lake) fn store_error(action: &str, file: &str, source: object_stor
             (ErrorKind::Config, "the bucket does not exist", Some("create it, or correct the warehouse"))
         }
         E::NotFound { .. } => (ErrorKind::Corrupt, "a file is missing", Some(RESTORE)),
+        // Files never change: one that ends before what is known to be in it was cut.
+        _ if CUT.iter().any(|w| says(&source, w)) => {
+            (ErrorKind::Corrupt, "a file is shorter than it was", Some(RESTORE))
+        }
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => (
             ErrorKind::Permission,
             "the store refused access",

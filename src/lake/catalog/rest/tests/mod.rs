@@ -179,6 +179,34 @@ async fn a_refusal_is_final() {
     check([400, 403, 406].map(|status| Some(Fault::Says(status, ""))), expected).await;
 }
 
+/// One commit, and one kind of trouble after the other.
+#[tokio::test]
+async fn a_commit_outlasts_a_catalog_in_all_kinds_of_trouble() {
+    let fake = Fake::start().await;
+    let catalog = open(&fake, &[("credential", "me:secret")]).await.unwrap();
+    let table = catalog.create(&id(), creation()).await.unwrap();
+    let (requirements, updates) = snapshot(&table, 7);
+    for (status, header) in [(401, ""), (409, ""), (429, "retry-after: 0\r\n"), (500, "")] {
+        fake.fault(POST, Fault::Says(status, header));
+    }
+    fake.log();
+    let moved = catalog.commit(&table, requirements, updates).await.unwrap();
+    assert_eq!(moved.metadata().current_snapshot_id(), Some(7));
+    expect![[r#"
+        POST /v1/namespaces/shop/tables/orders as token1
+        POST /v1/oauth/tokens
+        POST /v1/namespaces/shop/tables/orders as token2
+        GET /v1/namespaces/shop/tables/orders?snapshots=all as token2
+        POST /v1/namespaces/shop/tables/orders as token2
+        GET /v1/namespaces/shop/tables/orders?snapshots=all as token2
+        POST /v1/namespaces/shop/tables/orders as token2
+        GET /v1/namespaces/shop/tables/orders?snapshots=all as token2
+        POST /v1/namespaces/shop/tables/orders as token2"#]]
+    .assert_eq(&fake.log());
+    let there = fake.state.lock().unwrap().tables.values().next().unwrap().snapshots().count();
+    assert_eq!(there, 1, "made once");
+}
+
 #[tokio::test]
 async fn a_metadata_change_of_others_in_between_does_not_hurt() {
     let expected = expect![[r#"
