@@ -37,6 +37,12 @@ if ! cmp -s "$wanted" "$home/installed.txt"; then
     "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
     cp "$wanted" "$home/installed.txt"
 fi
+# pyiceberg once more, as it reads equality deletes: beside the other, whose name it has.
+sidequery=0.12.0.post2
+if [ ! -d "$home/sidequery/sidequery_pyiceberg-$sidequery.dist-info" ]; then
+    "$home/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --upgrade \
+        --target "$home/sidequery" "sidequery-pyiceberg==$sidequery"
+fi
 azurite=3.35.0
 if ! grep -qs "\"version\": \"$azurite\"" "$home/node/node_modules/azurite/package.json"; then
     npm install --silent --no-audit --no-fund --prefix "$home/node" "azurite@$azurite"

@@ -28,7 +28,7 @@ mod shared;
 
 pub(crate) use azurite::{Azurite, azurite};
 pub(crate) use gcs::{Gcs, gcs};
-pub(crate) use judge::{Store, judge, judge_in};
+pub(crate) use judge::{Store, judge, judge_by, judge_by_three, judge_in};
 pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
@@ -81,6 +81,11 @@ pub(crate) fn tools(program: &str) -> Option<PathBuf> {
 /// Finds a program that `scripts/setup-tests.sh` installs from npm.
 pub(crate) fn node_tools(program: &str) -> Option<PathBuf> {
     Some(home()?.join("node/node_modules/.bin").join(program)).filter(|file| file.is_file())
+}
+
+/// A pyiceberg that reads equality deletes, for PYTHONPATH: it takes the place of the other.
+pub(crate) fn sidequery() -> Option<PathBuf> {
+    Some(home()?.join("sidequery")).filter(|folder| folder.is_dir())
 }
 
 fn home() -> Option<PathBuf> {

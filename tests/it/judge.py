@@ -1,11 +1,15 @@
-"""Proves with two foreign readers that a lake table holds exactly the rows of a query.
+"""Proves with foreign readers that a lake table holds exactly the rows of a query.
 
-    judge.py LOCATION DATABASE_URL QUERY
+    judge.py LOCATION DATABASE_URL QUERY [READER…]
 
-LOCATION is the table's folder (`file:///…` or `s3://…`) or one of its metadata files. DuckDB reads the
-table by itself, pyiceberg reads it by itself, and each result must equal the query's by EXCEPT ALL in
-both directions. Lake columns that begin with `_` are ours and are left out, unless the query names them.
-S3 is reached by S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY in the environment.
+LOCATION is the table's folder (`file:///…` or `s3://…`) or one of its metadata files. Each reader reads
+the table by itself, and each result must equal the query's by EXCEPT ALL in both directions. Readers are
+`duckdb`, `pyiceberg` and `chdb`; the first two, where none is named. DATABASE_URL may be a Parquet file:
+the query then reads `rows` in DuckDB. Lake columns that begin with `_` are ours and are left out, unless
+the query names them. S3 is reached by S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY in the environment.
+
+What chdb is known to read wrongly is not asked of it: columns of a `time`, whose fraction it drops, and
+of lists, structs and maps, of which NULL is empty to it; nor format version 3.
 
 Prints the number of rows and exits 0, or prints what differs and exits 1.
 """
@@ -16,6 +20,7 @@ import re
 import sys
 
 import duckdb
+import pyarrow
 import pyarrow.fs
 from pyiceberg.table import StaticTable
 
@@ -24,15 +29,14 @@ SHOWN = 5
 
 
 def main():
-    location, database, query = sys.argv[1:]
+    location, database, query, *names = sys.argv[1:]
     metadata = newest_metadata(location)
     db = connect(metadata)
     truth_types = read_truth(db, database, query)
     rows = db.execute("select count(*) from truth").fetchone()[0]
-    readers = {"duckdb": read_by_duckdb, "pyiceberg": read_by_pyiceberg}
     problems = []
-    for reader, read in readers.items():
-        read(db, metadata)
+    for reader in names or ["duckdb", "pyiceberg"]:
+        READERS[reader](db, metadata)
         problems += compare(db, reader, truth_types)
     for problem in problems:
         print(problem)
@@ -96,6 +100,9 @@ def load_extension(db, name):
 
 def read_truth(db, url, query):
     quoted = query.replace("'", "''")
+    if url.endswith(".parquet"):
+        db.execute(f"create table truth as with rows as (from '{url}') {query}")
+        return columns(db, "truth")
     if url.startswith("sqlite:"):
         path = re.sub(r"^sqlite:(//)?", "", url).split("?")[0]
         # Declared types only say how values may look in SQLite; the query casts where it matters.
@@ -127,9 +134,52 @@ def read_by_pyiceberg(db, metadata):
     elif not metadata.startswith("file://"):
         metadata = f"file://{metadata}"
     rows = StaticTable.from_metadata(metadata, properties).scan().to_arrow()
+    # DuckDB has no nanoseconds with a zone: as moments in UTC.
+    for place, field in enumerate(rows.schema):
+        if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns" and field.type.tz:
+            plain = rows.column(place).cast(pyarrow.timestamp("ns"))
+            rows = rows.set_column(place, field.name, plain)
     db.register("rows_of_pyiceberg", rows)
     db.execute("create or replace table lake as from rows_of_pyiceberg")
     db.unregister("rows_of_pyiceberg")
+
+
+def read_by_chdb(db, metadata):
+    """In the types that DuckDB gives the columns: each has its own, and a cast that would change a value
+    fails."""
+    import chdb
+
+    read_by_duckdb(db, metadata)
+    types = columns(db, "lake")
+    # It reads only files below where it starts.
+    os.chdir("/")
+    folder, _, file = metadata.removeprefix("file://").rpartition("/metadata/")
+    lake = f"icebergLocal('{folder}', settings iceberg_metadata_file_path = 'metadata/{file}')"
+    # Bytes need not be a text.
+    as_bytes = "output_format_arrow_string_as_string = 0"
+    found = chdb.connect(":memory:").query(f"select * from {lake} settings {as_bytes}", "ArrowTable")
+    db.register("rows_of_chdb", found)
+    types = asked_of_chdb(types)
+    given = columns(db, "rows_of_chdb")
+    made = ", ".join(f"{of_chdb(quote(name), given[name], kind)} as {quote(name)}" for name, kind in types.items())
+    db.execute(f"create or replace table lake as select {made} from rows_of_chdb")
+    db.unregister("rows_of_chdb")
+
+
+def asked_of_chdb(types):
+    return {name: kind for name, kind in types.items() if not re.fullmatch(r"TIME|.*\[\]|(STRUCT|MAP)\(.*", kind)}
+
+
+def of_chdb(name, given, wanted):
+    """Bytes that are a text, or a UUID, to others."""
+    if given == wanted:
+        return name
+    if (given, wanted) == ("BLOB", "VARCHAR"):
+        return f"decode({name})"
+    return f"cast({name} as {wanted})"
+
+
+READERS = {"duckdb": read_by_duckdb, "pyiceberg": read_by_pyiceberg, "chdb": read_by_chdb}
 
 
 def columns(db, table):
@@ -138,6 +188,8 @@ def columns(db, table):
 
 def compare(db, reader, truth_types):
     lake_types = columns(db, "lake")
+    if reader == "chdb":
+        truth_types = asked_of_chdb(truth_types)
     lake_names = {name for name in lake_types if name in truth_types or not name.startswith("_")}
     if lake_names != set(truth_types):
         return [f"{reader}: columns are {sorted(lake_names)}, expected {sorted(truth_types)}"]
