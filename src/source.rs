@@ -141,7 +141,7 @@ pub struct ReadPlan {
     pub rows: Option<u64>,
     /// About how many bytes of the source will be read, if known.
     pub bytes: Option<u64>,
-    /// The Arrow schema of the batches.
+    /// The Arrow schema of the batches, without `_op`.
     #[serde(skip)]
     pub schema: SchemaRef,
 }
@@ -154,7 +154,9 @@ pub enum Extent {
     Whole,
     /// The newest state of every row that changed; the rest stays.
     Changed,
-    /// As `Changed`, and batches end with the `_op` column, in the order of the source's log.
+    /// As `Changed`, and deleted rows too: batches end with the `_op` column, which `ReadPlan::schema`
+    /// leaves out. A portion has each key once; of a deleted row only the key means anything, and its
+    /// other columns may be NULL whatever the schema says.
     Log,
 }
 
@@ -173,6 +175,10 @@ pub enum ChangeDetection {
     Id,
     /// Everything, every time; sees deletes.
     Full,
+    /// A `rowversion` column of SQL Server, which every change raises.
+    Rowversion,
+    /// Change Tracking of SQL Server; sees deletes.
+    Tracking,
 }
 
 impl ChangeDetection {
@@ -184,6 +190,8 @@ impl ChangeDetection {
             Self::Version => "version",
             Self::Id => "id",
             Self::Full => "full",
+            Self::Rowversion => "rowversion",
+            Self::Tracking => "tracking",
         }
     }
 }
@@ -220,6 +228,8 @@ pub struct ValuePolicy {
     pub out_of_range: OutOfRange,
     /// Numbers that declare no precision, or more than 38 digits.
     pub unbounded_numeric: UnboundedNumeric,
+    /// Times that are finer than the microsecond of the lake's types, such as `datetime2(7)`.
+    pub sub_microsecond: SubMicrosecond,
     /// Types by column, instead of the mapping's own: `text`, `decimal(20,4)`.
     pub types: BTreeMap<String, String>,
 }
@@ -235,6 +245,17 @@ pub enum OutOfRange {
     Null,
     /// Carry the nearest value that fits; the report counts them.
     Clamp,
+}
+
+/// What happens to the seventh digit of a time's seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SubMicrosecond {
+    /// Stop at a value that has one, and name the column.
+    #[default]
+    Fail,
+    /// Cut it off; the report counts such values.
+    Truncate,
 }
 
 /// How a `numeric` without a declared precision up to 38 digits is carried. Never as a float.

@@ -2,8 +2,6 @@
 //!
 //! Each client turns foreign errors into ours in one function, and shows no password.
 
-// Connectors that use it come next.
-#[allow(dead_code, unused_imports)]
 pub(crate) mod mssql;
 pub(crate) mod postgres;
 pub(crate) mod sqlite;

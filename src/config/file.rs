@@ -402,7 +402,9 @@ from_text!(ChangeWord, "a way to find changes", |word| match word {
     "version" => Ok(ChangeDetection::Version),
     "id" => Ok(ChangeDetection::Id),
     "full" => Ok(ChangeDetection::Full),
-    _ => Err(unknown("change", word, CHANGES, &["log", "tracking", "trigger"])),
+    "rowversion" => Ok(ChangeDetection::Rowversion),
+    "tracking" => Ok(ChangeDetection::Tracking),
+    _ => Err(unknown("change", word, CHANGES, &["log", "temporal", "trigger"])),
 });
 
 /// [`SchemaContract`], with a suggestion for a word that is nearly right.
@@ -428,7 +430,7 @@ from_text!(FormatWord, "a format version", |word| {
 
 const FORMATS: &[&str] = &["2", "3"];
 const MODES: &[&str] = &["merge", "append", "replace", "upsert", "incremental", "full-refresh"];
-const CHANGES: &[&str] = &["auto", "timestamp", "version", "id", "full"];
+const CHANGES: &[&str] = &["auto", "timestamp", "version", "id", "full", "rowversion", "tracking"];
 const SCHEMAS: &[&str] = &["evolve", "freeze", "discard_row", "discard_value"];
 
 fn unknown(key: &str, word: &str, known: &[&str], planned: &[&str]) -> String {

@@ -1,5 +1,6 @@
 //! The databases. Each is one folder here and one line in [`CONNECTORS`].
 
+pub mod mssql;
 pub mod postgres;
 pub mod sql;
 pub mod sqlite;
@@ -25,7 +26,7 @@ pub struct Connector {
 }
 
 /// All of them.
-pub const CONNECTORS: &[Connector] = &[postgres::CONNECTOR, sqlite::CONNECTOR];
+pub const CONNECTORS: &[Connector] = &[postgres::CONNECTOR, sqlite::CONNECTOR, mssql::CONNECTOR];
 
 /// The source behind a connection.
 pub fn source(connection: &Connection) -> Result<Arc<dyn Source>> {

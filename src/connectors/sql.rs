@@ -15,6 +15,7 @@ mod renames;
 pub use renames::Renames;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::ReadRequest;
 use crate::table::TableId;
 
 /// How one kind of database writes names and what it can alter.
@@ -213,6 +214,15 @@ pub fn reshape(
     } else {
         error.hint(format!("to make it fit, if its data allow: {}", remedies.join("; ")))
     })
+}
+
+/// A way to find changes that only another database has.
+pub(super) fn foreign_change(database: &str, request: &ReadRequest) -> Error {
+    let message =
+        format!("`change: {}` is not for {database}: only SQL Server has it", request.change.name());
+    Error::new(ErrorKind::Config, message)
+        .with("table", &request.table)
+        .hint("use `auto`, `timestamp`, `id`, `version` or `full`")
 }
 
 /// Counts the rows of a table, named as it stands in a statement, that meet the user's own condition.

@@ -1,6 +1,7 @@
 //! Picks how changes of a table are found, and says why.
 
 use super::discover::{Column, Relation, missing_column, named_for_change};
+use crate::connectors::sql::foreign_change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{ChangeDetection, ReadRequest};
 use crate::table::CursorCandidate;
@@ -60,6 +61,9 @@ impl Cursor {
 pub(super) fn choose(relation: &Relation, request: &ReadRequest) -> Result<Choice> {
     if request.change == ChangeDetection::Full {
         return Ok(Choice { change: ChangeDetection::Full, cursor: None, notes: Vec::new() });
+    }
+    if matches!(request.change, ChangeDetection::Rowversion | ChangeDetection::Tracking) {
+        return Err(foreign_change("postgres", request));
     }
     let mut choice = match &request.cursor {
         Some(name) => named(relation, request, name)?,

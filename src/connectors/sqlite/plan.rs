@@ -238,6 +238,9 @@ fn pick(
             })?;
             number_cursor(request, described, name, change, notes)?
         }
+        ChangeDetection::Rowversion | ChangeDetection::Tracking => {
+            return Err(crate::connectors::sql::foreign_change("sqlite", request));
+        }
         ChangeDetection::Full | ChangeDetection::Auto => {
             notes.insert(
                 0,

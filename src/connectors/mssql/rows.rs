@@ -1,0 +1,95 @@
+//! Rows out of sessions: statements from a queue, one after the other, into batches.
+//!
+//! Several streams may share a queue: whoever is done with a statement takes the next, so that none
+//! waits for the slowest. A session that ran to its end goes back to the pool; one that was given up
+//! in the middle is closed, which is how a statement is cancelled here.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt, TryStreamExt, stream};
+use tiberius::QueryItem;
+
+use super::codec::Codec;
+use super::column::Policy;
+use super::decode::Decoder;
+use crate::clients::mssql::Session;
+use crate::error::{Error, Result};
+use crate::source::RowStream;
+
+/// How the rows of a reading are decoded and cut into batches.
+pub(super) struct Shape {
+    /// Of the batches, `_op` included where they have it.
+    pub(super) schema: SchemaRef,
+    pub(super) codecs: Vec<Codec>,
+    pub(super) policy: Policy,
+    pub(super) batch_rows: usize,
+    pub(super) batch_bytes: usize,
+    /// Values that the policy replaced, by column.
+    pub(super) replaced: Vec<AtomicU64>,
+}
+
+/// SELECT statements that wait to be read.
+pub(super) type Queue = Arc<Mutex<VecDeque<String>>>;
+
+/// Sessions at rest.
+pub(super) type Pool = Arc<Mutex<Vec<Session>>>;
+
+/// Locks what only short code holds.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads statements from the queue until it is empty, then gives the session to the pool.
+///
+/// Rows borrow the session, so the reader and its batches are two ends of a channel that are polled
+/// together, by whoever pulls the batches: nothing runs when nobody pulls.
+pub(super) fn rows(session: Session, queue: Queue, shape: Arc<Shape>, pool: Pool) -> RowStream {
+    let (sender, batches) = mpsc::channel(0);
+    let reader = async move { read(session, queue, shape, pool, sender).await };
+    let failed = stream::once(reader).filter_map(|outcome| std::future::ready(outcome.err().map(Err)));
+    stream::select(batches.map(Ok), failed).boxed()
+}
+
+async fn read(
+    mut session: Session,
+    queue: Queue,
+    shape: Arc<Shape>,
+    pool: Pool,
+    mut batches: mpsc::Sender<RecordBatch>,
+) -> Result<()> {
+    let mut decoder = Decoder::new(
+        SchemaRef::clone(&shape.schema),
+        &shape.codecs,
+        shape.policy,
+        shape.batch_rows,
+        shape.batch_bytes,
+    );
+    loop {
+        let next = lock(&queue).pop_front();
+        let Some(statement) = next else { break };
+        let mut found = session.simple_query(statement).await.map_err(Error::from)?;
+        while let Some(item) = found.try_next().await? {
+            let QueryItem::Row(row) = item else { continue };
+            if let Some(batch) = decoder.push(row)?
+                && batches.send(batch).await.is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+    if let Some(batch) = decoder.flush()?
+        && batches.send(batch).await.is_err()
+    {
+        return Ok(());
+    }
+    for (count, column) in decoder.take_replaced().iter().zip(&shape.replaced) {
+        column.fetch_add(*count, Ordering::Relaxed);
+    }
+    lock(&pool).push(session);
+    Ok(())
+}

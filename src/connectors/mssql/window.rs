@@ -1,0 +1,510 @@
+//! From a request to the statements that answer it: the window of the cursor, cut by the horizon.
+//!
+//! ```text
+//!               keyed (one row a key)                   appended (each row once)
+//! first         everything; watermark H                 cursor < H; watermark H
+//! time          [W - lag, H); watermark H               [W, H - lag); watermark H - lag
+//! row version   [W, H); watermark H                     the same
+//! number        (W, M]; watermark M                     the same
+//! tracking      changes after W, with deletes; watermark the current version
+//! ```
+//!
+//! Windows of times and versions are half-open, so equal cursors are never divided between two passes.
+//! A watermark never moves back, and where the horizon is held back it stays.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::choose::{Choice, Cursor, Order, choose};
+use super::codec::Codec;
+use super::column::Policy;
+use super::discover::{self, Relation, missing_column, number};
+use super::horizon::{self, Horizon};
+use super::keyset::{Bound, ByKey, Keyset};
+use super::position::{Number, Position, Stored, Ticks};
+use super::read::{Select, Work, begin};
+use super::rows::Shape;
+use super::tracking;
+use super::types::Conversion;
+use crate::clients::mssql::{Session, ident};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
+use crate::table::OP_COLUMN;
+
+/// A read that is decided.
+pub(super) struct Prepared {
+    pub(super) plan: ReadPlan,
+    pub(super) shape: Arc<Shape>,
+    pub(super) work: Work,
+    pub(super) end: Stored,
+    pub(super) layout: String,
+    pub(super) snapshot: bool,
+}
+
+/// What a read is decided for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// To say what would be done: nothing is waited for, no transaction is left open.
+    Plan,
+    /// To do it: the session comes back in the transaction that is to be read.
+    Read,
+}
+
+/// Decides how a request is answered.
+pub(super) async fn prepare(session: &mut Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
+    let relation = discover::one(session, &request.table).await?;
+    let snapshot = allows_snapshot(session).await?;
+    let choice = choose(&relation, request, snapshot)?;
+    let source = tracking::fork(session).await;
+    let mut notes = choice.notes.clone();
+    let start = start(&relation, request, &choice, source.as_deref(), &mut notes);
+    if !snapshot && stage == Stage::Read {
+        notes.push("the database does not allow SNAPSHOT isolation: rows are read as they are one by one; run `ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON`".to_owned());
+    }
+    let limit = limit(session, &relation, &choice, stage).await?;
+    if stage == Stage::Read {
+        begin(session, snapshot).await?;
+        // The shape inside of the transaction is the one that is read.
+        let again = discover::one(session, &relation.id).await?;
+        if again.columns != relation.columns {
+            return Err(Error::new(ErrorKind::Transient, "the table was altered just now"));
+        }
+    }
+    let columns = columns(&relation, request)?;
+    let window = Window { request, relation: &relation, choice, notes, columns };
+    let mut decided = window.decide(session, start, limit).await?;
+    decided.end.source = source;
+    decided.snapshot = snapshot;
+    Ok(decided)
+}
+
+/// Whether a transaction may see one state of the database.
+pub(super) async fn allows_snapshot(session: &mut Session) -> Result<bool> {
+    let sql = "SELECT CAST(snapshot_isolation_state AS int) FROM sys.databases WHERE database_id = DB_ID()";
+    Ok(session.rows(sql).await?.first().is_some_and(|row| number(row, 0) == 1))
+}
+
+/// Where a read starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Start {
+    /// From nothing.
+    Nothing,
+    /// In the middle of a first read that ends at the position.
+    Key(Position, Bound),
+    /// After a position of the choice's own kind.
+    After(Position),
+}
+
+/// The horizon, by what the cursor counts.
+enum Limit {
+    None,
+    Time(Horizon<Ticks>),
+    Number(Horizon<Number>),
+    Version(Number),
+    /// Seconds since 1970 by the server's clock.
+    Tracking(i64),
+}
+
+async fn limit(session: &mut Session, relation: &Relation, choice: &Choice, stage: Stage) -> Result<Limit> {
+    let wait = stage == Stage::Read;
+    Ok(match (&choice.cursor, choice.change) {
+        (_, ChangeDetection::Tracking) => {
+            let (now, _) = horizon::clock(session, &mut Vec::new()).await?;
+            Limit::Tracking(now.0 / 10_000_000)
+        }
+        (None, _) => Limit::None,
+        (Some(cursor), _) => match cursor.order {
+            Order::Time => Limit::Time(horizon::time(session, cursor).await?),
+            Order::Number => Limit::Number(horizon::identity(session, relation, cursor, wait).await?),
+            Order::Version => Limit::Version(horizon::row_version(session).await?),
+        },
+    })
+}
+
+/// Reads the stored watermark; where it is of no use, a note says why.
+fn start(
+    relation: &Relation,
+    request: &ReadRequest,
+    choice: &Choice,
+    source: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Start {
+    let Some(watermark) = request.from.as_ref().filter(|_| choice.change != ChangeDetection::Full) else {
+        return Start::Nothing;
+    };
+    let found = Stored::read(watermark).map_err(str::to_owned).and_then(|stored| {
+        if source.is_some() && stored.source.is_some() && stored.source.as_deref() != source {
+            return Err("it belongs to another database, or to one that was restored".to_owned());
+        }
+        usable(stored.position, relation, request, choice)
+    });
+    found.unwrap_or_else(|why| {
+        notes.push(not_used(&why));
+        Start::Nothing
+    })
+}
+
+fn not_used(why: &str) -> String {
+    format!("the stored position is not used: {why}; the whole table is read")
+}
+
+fn usable(
+    position: Position,
+    relation: &Relation,
+    request: &ReadRequest,
+    choice: &Choice,
+) -> Result<Start, String> {
+    let is_cursor = |name: &str, order: Order| {
+        choice.cursor.as_ref().is_some_and(|cursor| cursor.name == name && cursor.order == order)
+    };
+    let fits = match &position {
+        Position::Timestamp { column, of, .. } => {
+            is_cursor(column, Order::Time)
+                && choice.cursor.as_ref().is_some_and(|cursor| cursor.of.written() == *of)
+        }
+        Position::Id { column, .. } => is_cursor(column, Order::Number),
+        Position::Rowversion { column, .. } => is_cursor(column, Order::Version),
+        Position::Tracking { .. } => choice.change == ChangeDetection::Tracking,
+        Position::Full {} => return Err("it comes from full reads".to_owned()),
+        Position::FirstReadByKey { then, layout, key, after } => {
+            let keys = Keyset::of(relation, &request.key);
+            if !repeats(request, choice) || keys.is_none_or(|keys| keys.described() != *key) {
+                return Err("an unfinished first read cannot go on with these settings".to_owned());
+            }
+            if relation.object.to_string() != *layout {
+                return Err("the table was made anew since the unfinished first read".to_owned());
+            }
+            usable((**then).clone(), relation, request, choice)?;
+            return Ok(Start::Key((**then).clone(), after.clone()));
+        }
+    };
+    if fits {
+        return Ok(Start::After(position));
+    }
+    Err("it belongs to another way of finding changes, or to another column".to_owned())
+}
+
+/// Whether what changes while a first read runs is read again after it, so that its portions may be kept
+/// and its ranges need not show one moment.
+fn repeats(request: &ReadRequest, choice: &Choice) -> bool {
+    use ChangeDetection::{Rowversion, Timestamp, Tracking};
+    request.keyed && matches!(choice.change, Timestamp | Rowversion | Tracking)
+}
+
+/// A column that was asked for: its name, how it travels, its field.
+struct Wanted {
+    name: String,
+    conversion: Conversion,
+    field: Field,
+}
+
+fn columns(relation: &Relation, request: &ReadRequest) -> Result<Vec<Wanted>> {
+    for name in request.values.types.keys() {
+        relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+    }
+    let names: Vec<&str> = match &request.columns {
+        None => relation.columns.iter().map(|column| column.name.as_str()).collect(),
+        Some(names) => names.iter().map(String::as_str).collect(),
+    };
+    names
+        .into_iter()
+        .map(|name| {
+            let column = relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+            let (conversion, field) = relation.travels(column, &request.values)?;
+            Ok(Wanted { name: name.to_owned(), conversion, field })
+        })
+        .collect()
+}
+
+struct Window<'a> {
+    request: &'a ReadRequest,
+    relation: &'a Relation,
+    choice: Choice,
+    notes: Vec<String>,
+    columns: Vec<Wanted>,
+}
+
+impl Window<'_> {
+    async fn decide(mut self, session: &mut Session, start: Start, limit: Limit) -> Result<Prepared> {
+        let first = !matches!(start, Start::After(_));
+        let mut select = self.select();
+        let cursor = self.choice.cursor.clone();
+        if let Some(cursor) = &cursor {
+            self.refuse_nulls(session, cursor).await?;
+        }
+        let end = match (&cursor, limit) {
+            (_, Limit::Tracking(now)) => return self.tracked(session, start, now).await,
+            (Some(cursor), Limit::Time(horizon)) => {
+                let (condition, at) = self.times(&start, &horizon, cursor);
+                self.add(&mut select, cursor, first, condition);
+                self.say(horizon, at.map(Ticks::shown));
+                Position::Timestamp { column: cursor.name.clone(), of: cursor.of.written(), at }
+            }
+            (Some(cursor), Limit::Number(horizon)) => {
+                let (condition, at) = self.numbers(&start, &horizon, cursor);
+                self.add(&mut select, cursor, first, condition);
+                self.say(horizon, at.map(|Number(at)| at.to_string()));
+                Position::Id { column: cursor.name.clone(), at }
+            }
+            (Some(cursor), Limit::Version(below)) => {
+                let (condition, below) = self.versions(&start, below, cursor);
+                select.conditions.extend(condition);
+                Position::Rowversion { column: cursor.name.clone(), below }
+            }
+            _ => Position::Full {},
+        };
+        Ok(self.finish(select, start, end))
+    }
+
+    /// Change Tracking: everything in the one transaction that is open.
+    async fn tracked(mut self, session: &mut Session, mut start: Start, now: i64) -> Result<Prepared> {
+        let versions = tracking::versions(session, self.relation.object).await?;
+        let last = match &start {
+            Start::After(Position::Tracking { version, .. }) => Some(*version),
+            Start::Key(Position::Tracking { version, .. }, _) => Some(*version),
+            _ => None,
+        };
+        if let Some(why) = last.and_then(|last| versions.refuses(last)) {
+            self.notes.push(not_used(why));
+            start = Start::Nothing;
+        }
+        let end = Position::Tracking { version: versions.current, seen: Number(now) };
+        let Start::After(Position::Tracking { version, seen }) = start else {
+            let select = self.select();
+            return Ok(self.finish(select, start, end));
+        };
+        let table = self.relation.quoted();
+        // A version that moves because of other tables is no news, until it might be forgotten.
+        let fresh = now - seen.0 < tracking::HEARTBEAT;
+        let end = match fresh && !tracking::any(session, &table, version).await? {
+            true => Position::Tracking { version, seen },
+            false => end,
+        };
+        if self.request.filter.is_some() {
+            return Err(Error::new(ErrorKind::Config, "`where` does not go with `change: tracking`")
+                .hint("a row that leaves the condition would stay in the lake: use a view with `change: full`, or drop `where`"));
+        }
+        let selected: Vec<_> = self
+            .columns
+            .iter()
+            .map(|wanted| {
+                let conversion = wanted.conversion.clone();
+                (
+                    wanted.name.clone(),
+                    Box::new(move |column: &str| conversion.selected(column)) as Box<dyn Fn(&str) -> String>,
+                )
+            })
+            .collect();
+        let columns: Vec<(String, &dyn Fn(&str) -> String)> =
+            selected.iter().map(|(name, select)| (name.clone(), select.as_ref())).collect();
+        let key = self.relation.primary_key().unwrap_or_default();
+        let statement = tracking::changes(&table, key, &columns, version);
+        let mut prepared =
+            self.finish(Select { what: statement, conditions: Vec::new() }, Start::After(end.clone()), end);
+        prepared.plan.extent = Extent::Log;
+        prepared.shape = Arc::new(with_op(&prepared.shape));
+        (prepared.plan.rows, prepared.plan.bytes) = (None, None);
+        Ok(prepared)
+    }
+
+    fn select(&self) -> Select {
+        let list: Vec<_> =
+            self.columns.iter().map(|wanted| wanted.conversion.selected(&ident(&wanted.name))).collect();
+        Select {
+            what: format!("SELECT {} FROM {}", list.join(", "), self.relation.quoted()),
+            conditions: self.request.filter.iter().cloned().collect(),
+        }
+    }
+
+    fn finish(mut self, select: Select, start: Start, end: Position) -> Prepared {
+        let request = self.request;
+        let first = !matches!(start, Start::After(_));
+        let continues = start != Start::Nothing;
+        let (end, after) = match start {
+            // Whatever changed since the first attempt will be read again after it.
+            Start::Key(then, after) => {
+                self.notes.push("the first read goes on where it stopped".to_owned());
+                (then, Some(after))
+            }
+            _ => (end, None),
+        };
+        let resumable = first && repeats(request, &self.choice);
+        let keys = Keyset::of(self.relation, &request.key).filter(|_| resumable);
+        let schema: SchemaRef =
+            Arc::new(Schema::new(self.columns.iter().map(|wanted| wanted.field.clone()).collect::<Vec<_>>()));
+        let statement = select.with(None);
+        let work = match keys {
+            Some(keys) => {
+                let ranges =
+                    ByKey::new(self.relation, keys, select, after, request.parallel, request.portion_bytes);
+                self.notes.push(format!("read in ranges of ({})", request.key.join(", ")));
+                Work::Keys(Box::new(ranges))
+            }
+            None => Work::Whole(statement.clone()),
+        };
+        let cursor = self.choice.cursor;
+        let plan = ReadPlan {
+            change: self.choice.change,
+            cursor_indexed: cursor.as_ref().is_some_and(|cursor| cursor.indexed),
+            cursor: cursor.map(|cursor| cursor.name),
+            extent: if first { Extent::Whole } else { Extent::Changed },
+            resumable: resumable && matches!(work, Work::Keys(_)),
+            continues,
+            notes: self.notes,
+            statement,
+            rows: self.relation.rows,
+            bytes: self.relation.bytes,
+            schema: Arc::clone(&schema),
+        };
+        let codecs: Vec<_> = self.columns.iter().map(|wanted| wanted.conversion.codec).collect();
+        let shape = Shape {
+            schema,
+            replaced: codecs.iter().map(|_| 0.into()).collect(),
+            codecs,
+            policy: Policy::from(&request.values),
+            batch_rows: request.batch_rows,
+            batch_bytes: request.batch_bytes,
+        };
+        let end = Stored::new(None, end);
+        let layout = self.relation.object.to_string();
+        Prepared { plan, shape: Arc::new(shape), work, end, layout, snapshot: false }
+    }
+
+    /// The condition on a time, and the watermark after the read.
+    fn times(
+        &self,
+        start: &Start,
+        horizon: &Horizon<Ticks>,
+        cursor: &Cursor,
+    ) -> (Option<String>, Option<Ticks>) {
+        let column = ident(&cursor.name);
+        let literal = |at: Ticks| at.floor(&cursor.of).literal(&cursor.of);
+        let keyed = self.request.keyed;
+        // What may be read once only has to wait until the lag is over.
+        let horizon = if keyed {
+            horizon.at
+        } else {
+            horizon.at.map(|at| at.minus(self.request.lag).floor(&cursor.of))
+        };
+        let from = match start {
+            Start::After(Position::Timestamp { at, .. }) => *at,
+            _ => {
+                let condition = match (keyed, horizon) {
+                    (true, _) => None,
+                    (false, Some(at)) => Some(format!("{column} < {}", literal(at))),
+                    (false, None) => Some("1 = 0".to_owned()),
+                };
+                return (condition, horizon);
+            }
+        };
+        let at = from.max(horizon);
+        let lower = from.map(|from| if keyed { from.minus(self.request.lag) } else { from });
+        let mut conditions: Vec<String> =
+            lower.map(|from| format!("{column} >= {}", literal(from))).into_iter().collect();
+        match at {
+            _ if keyed && self.request.beyond_horizon == BeyondHorizon::Read => {}
+            Some(at) => conditions.push(format!("{column} < {}", literal(at))),
+            // Nothing was ever sure: what is keyed may be read again, what is not has to wait.
+            None if keyed => {}
+            None => conditions.push("1 = 0".to_owned()),
+        }
+        ((!conditions.is_empty()).then(|| conditions.join(" AND ")), at)
+    }
+
+    /// The condition on a number, and the watermark after the read.
+    fn numbers(
+        &self,
+        start: &Start,
+        horizon: &Horizon<Number>,
+        cursor: &Cursor,
+    ) -> (Option<String>, Option<Number>) {
+        let column = ident(&cursor.name);
+        let keyed = self.request.keyed;
+        let from = match start {
+            Start::After(Position::Id { at, .. }) => *at,
+            _ => None,
+        };
+        let at = from.max(horizon.at);
+        let condition = match (from, at) {
+            (Some(Number(from)), Some(Number(at))) => Some(format!("{column} > {from} AND {column} <= {at}")),
+            (_, Some(_)) if keyed => None,
+            (_, Some(Number(at))) => Some(format!("{column} <= {at}")),
+            (_, None) if keyed => None,
+            (_, None) => Some("1 = 0".to_owned()),
+        };
+        (condition, at)
+    }
+
+    /// The condition on a row version, and the first that is not read.
+    fn versions(&self, start: &Start, below: Number, cursor: &Cursor) -> (Option<String>, Number) {
+        let column = ident(&cursor.name);
+        match start {
+            Start::After(Position::Rowversion { below: from, .. }) => {
+                let below = below.max(*from);
+                let (from, to) = (from.row_version(), below.row_version());
+                (Some(format!("{column} >= {from} AND {column} < {to}")), below)
+            }
+            _ if self.request.keyed => (None, below),
+            _ => (Some(format!("{column} < {}", below.row_version())), below),
+        }
+    }
+
+    /// Adds a condition, with the rows that have no cursor or without them.
+    fn add(&self, select: &mut Select, cursor: &Cursor, first: bool, condition: Option<String>) {
+        let column = ident(&cursor.name);
+        let with_nulls = self.request.null_cursor == NullCursor::Include && (first || self.request.keyed);
+        select.conditions.extend(match condition {
+            _ if cursor.not_null => condition,
+            Some(condition) if with_nulls => Some(format!("({condition}) OR {column} IS NULL")),
+            // Every comparison leaves them out; without one it has to be said.
+            None if self.request.null_cursor != NullCursor::Include => Some(format!("{column} IS NOT NULL")),
+            condition => condition,
+        });
+    }
+
+    /// Stops at rows without a cursor, if that is the policy.
+    async fn refuse_nulls(&self, session: &mut Session, cursor: &Cursor) -> Result<()> {
+        if cursor.not_null || self.request.null_cursor != NullCursor::Fail {
+            return Ok(());
+        }
+        let only = Select {
+            what: format!("SELECT TOP (1) 1 FROM {}", self.relation.quoted()),
+            conditions: self.request.filter.iter().cloned().collect(),
+        };
+        let some = only.with(Some(format!("{} IS NULL", ident(&cursor.name))));
+        if session.rows(&some).await?.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Data, "rows have no cursor")
+            .with("column", &cursor.name)
+            .hint("give them one, or set `null_cursor: include` or `exclude`"))
+    }
+
+    fn say<T>(&mut self, horizon: Horizon<T>, at: Option<String>) {
+        self.notes.extend(horizon.notes);
+        if let Some(by) = horizon.held_by {
+            let at = at.map_or("nothing is sure yet".to_owned(), |at| format!("this pass ends at {at}"));
+            self.notes.push(format!("held back by {by}: {at}"));
+        }
+    }
+}
+
+/// The same batches with what happened to each row; of a deleted one all but the key is NULL.
+fn with_op(shape: &Shape) -> Shape {
+    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+    let mut fields: Vec<Field> = shape.schema.fields().iter().map(nullable).collect();
+    fields.push(Field::new(OP_COLUMN, DataType::Int8, false));
+    let codecs: Vec<_> = shape.codecs.iter().copied().chain([Codec::Op]).collect();
+    Shape {
+        schema: Arc::new(Schema::new(fields)),
+        replaced: codecs.iter().map(|_| 0.into()).collect(),
+        codecs,
+        policy: shape.policy,
+        batch_rows: shape.batch_rows,
+        batch_bytes: shape.batch_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests;
