@@ -70,6 +70,10 @@ pub enum Effect {
     Replace,
     /// As `Upsert`, and rows that a whole read did not find are hidden as well.
     Difference(Arc<Gone>),
+    /// As `Upsert`, and rows with the keys in these files are hidden as well. The files come from
+    /// [`key_writer`](LakeTable::key_writer), have no key of the new ones, never belong to the table, and
+    /// are deleted with the commit.
+    Log(Vec<WrittenFile>),
     /// A portion of a first read: committed aside (branch `frazil_first_read`), not yet shown.
     FirstReadPart {
         /// The reading was interrupted before, so rows may repeat keys of earlier parts: hide those.
@@ -153,18 +157,32 @@ impl LakeTable {
         self.try_commit(change, budget, false).await.map_err(|error| error.with("table", id))
     }
 
-    /// A table that was only maintained meanwhile holds the same rows: the change is laid anew on what is
-    /// there now. Its data files stay; which old rows it hides is found again, since those have moved.
+    /// The files of keys that go have done their work, whatever came of it.
     pub(super) async fn try_commit(
         &mut self,
         change: Change,
         budget: Budget,
         aside: bool,
     ) -> Result<SnapshotId> {
+        let outcome = self.commit_on_what_is_there(&change, budget, aside).await;
+        if let Effect::Log(keys) = &change.effect {
+            discard(&self.stores, keys).await;
+        }
+        outcome
+    }
+
+    /// A table that was only maintained meanwhile holds the same rows: the change is laid anew on what is
+    /// there now. Its data files stay; which old rows it hides is found again, since those have moved.
+    async fn commit_on_what_is_there(
+        &mut self,
+        change: &Change,
+        budget: Budget,
+        aside: bool,
+    ) -> Result<SnapshotId> {
         self.leave_version_1().await?;
         let mut outcome = Err(moved(Error::new(ErrorKind::Conflict, "")));
         for _ in 0..REBASES {
-            let place = match self.place(&change) {
+            let place = match self.place(change) {
                 Ok(place) if aside => place.aside(),
                 Ok(place) => place,
                 Err(error) => {
@@ -172,7 +190,7 @@ impl LakeTable {
                     break;
                 }
             };
-            outcome = self.attempt(&change, place, budget).await;
+            outcome = self.attempt(change, place, budget).await;
             match &outcome {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     if !self.follow_maintenance().await.unwrap_or(false) {
@@ -269,8 +287,13 @@ impl LakeTable {
         }
         if place.hides {
             let none = Gone::default();
-            let gone = if let Effect::Difference(gone) = &change.effect { gone } else { &none };
-            let found = deletes::hide(self, place.parent, &change.files, &self.key(), gone, budget).await?;
+            let (gone, gone_keys) = match &change.effect {
+                Effect::Difference(gone) => (gone.as_ref(), &[][..]),
+                Effect::Log(keys) => (&none, &keys[..]),
+                _ => (&none, &[][..]),
+            };
+            let (at, new) = (place.parent, &change.files);
+            let found = deletes::hide(self, at, new, gone_keys, &self.key(), gone, budget).await?;
             summary.insert(REPLACED_ROWS.to_owned(), found.old_rows.to_string());
             if found.gone_rows > 0 {
                 summary.insert(DELETED_ROWS.to_owned(), found.gone_rows.to_string());
@@ -299,11 +322,11 @@ impl LakeTable {
         let on =
             |branch, parent, hides| Place { branch, parent, hides, replaces: false, ends_first_read: false };
         match &change.effect {
-            Effect::Append | Effect::Upsert if first_read.is_some() => {
+            Effect::Append | Effect::Upsert | Effect::Log(_) if first_read.is_some() => {
                 Err(Error::new(ErrorKind::Internal, "a change was committed in the middle of a first read"))
             }
             Effect::Append => Ok(on(MAIN_BRANCH, self.current(), false)),
-            Effect::Upsert => Ok(on(MAIN_BRANCH, self.current(), true)),
+            Effect::Upsert | Effect::Log(_) => Ok(on(MAIN_BRANCH, self.current(), true)),
             Effect::Replace => Ok(Place {
                 replaces: true,
                 // Parts of a first read are covered by what is now read whole.
@@ -381,6 +404,7 @@ fn changes_nothing(change: &Change) -> bool {
     let nothing = match &change.effect {
         Effect::Append | Effect::Upsert => true,
         Effect::Difference(gone) => gone.is_empty(),
+        Effect::Log(keys) => keys.is_empty(),
         Effect::Replace | Effect::FirstReadPart { .. } | Effect::FirstReadEnd { .. } => false,
     };
     nothing && change.files.is_empty() && change.from.as_ref() == Some(&change.to)

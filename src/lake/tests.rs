@@ -132,10 +132,17 @@ impl History {
         let rows: Vec<_> = keys.iter().map(|key| (*key, None)).collect();
         let files = self.write(&rows).await;
         let key = self.table.key();
-        let hidden =
-            deletes::hide(&self.table, self.table.current(), &files, &key, &super::Gone::default(), budget())
-                .await
-                .unwrap();
+        let hidden = deletes::hide(
+            &self.table,
+            self.table.current(),
+            &files,
+            &[],
+            &key,
+            &super::Gone::default(),
+            budget(),
+        )
+        .await
+        .unwrap();
         // The position deletes may name the file of keys too, which is no part of the table.
         self.by_hand(&hidden.files, Gone::Some(&hidden.superseded), None).await
     }

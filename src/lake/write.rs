@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use arrow::row::OwnedRow;
 use iceberg::spec::{DataFile, Struct};
 use uuid::Uuid;
@@ -43,7 +44,7 @@ const DATA_PATH: &str = "write.data.path";
 const WRITTEN_ROWS: usize = 65_536;
 
 /// A file that is written and not yet part of any snapshot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WrittenFile {
     /// As it will stand in a manifest.
     pub file: DataFile,
@@ -291,5 +292,15 @@ impl LakeTable {
         }
         let columns = schema::to_file_schema(self.table.metadata().current_schema());
         Ok(TableWriter { conform: Conform::new(with_lineage(&columns)?), ..writer })
+    }
+
+    /// A writer of keys alone, for [`Effect::Log`](super::Effect::Log): its files lie beside the table's
+    /// and never belong to it.
+    pub fn key_writer(&self, budget: Budget) -> Result<TableWriter> {
+        let writer = self.writer(budget)?;
+        let (columns, key) = (schema::to_file_schema(self.table.metadata().current_schema()), self.key());
+        let fields = columns.fields().iter().filter(|field| key.contains(field.name()));
+        let keys = Conform::new(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())));
+        Ok(TableWriter { conform: keys, splitter: None, sorter: None, bloom: Vec::new(), ..writer })
     }
 }

@@ -18,6 +18,7 @@ use futures::StreamExt;
 use tokio::task::JoinSet;
 
 use super::contract::{Gate, LeftOut};
+use super::gone_keys::GoneKeys;
 use super::stamp::{Stamp, lake_schema};
 use super::{Context, ExtractReport, Mode, Progress, Stream, audit, evolve};
 use crate::connectors;
@@ -232,25 +233,27 @@ impl<'a> Pass<'a> {
             self.unfinished = false;
         }
         let mut tally = Tally::default();
-        let mut held: Vec<WrittenFile> = Vec::new();
+        let mut held = Written::default();
         // A table that is read again whole: what it has already is not written again.
         let again = self.plan.extent == Extent::Whole && self.table.current().is_some() && !self.resumed();
         let mut comparison = if again { Some(self.table.compare(self.context.budget).await?) } else { None };
         while let Some(portion) = self.reading.next().await? {
             let Portion { streams, resume, complete } = portion;
-            held.extend(self.write(streams, comparison.as_ref(), progress).await?);
+            held.add(self.write(streams, comparison.as_ref(), progress).await?);
             if let Some(comparison) = comparison.take_if(|_| complete) {
-                let (files, effect) = comparison.finish(std::mem::take(&mut held)).await?;
+                let (files, effect) = comparison.finish(std::mem::take(&mut held).files).await?;
                 self.commit(files, effect, resume, &mut tally).await?;
             } else if let Some(effect) = self.effect(complete) {
-                self.commit(std::mem::take(&mut held), effect, resume, &mut tally).await?;
+                let Written { files, gone } = std::mem::take(&mut held);
+                let effect = if let Effect::Log(_) = effect { Effect::Log(gone) } else { effect };
+                self.commit(files, effect, resume, &mut tally).await?;
             }
             if !complete && progress.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Transient, "stopped between two portions, as asked")
                     .hint("run it again: what is committed stays, the rest is read then"));
             }
         }
-        if !held.is_empty() {
+        if !held.files.is_empty() {
             return Err(Error::new(ErrorKind::Internal, "a reading ended without being complete")
                 .with("table", &self.stream.source_table));
         }
@@ -275,6 +278,10 @@ impl<'a> Pass<'a> {
 
     /// An append table cannot take a whole table twice.
     fn check_extent(&self) -> Result<()> {
+        if self.mode != TableMode::Merge && self.plan.extent == Extent::Log {
+            return Err(Error::new(ErrorKind::Config, "changes with deletes need `mode: merge`")
+                .with("table", self.table.id()));
+        }
         if self.mode == TableMode::Append
             && self.plan.extent == Extent::Whole
             && self.table.current().is_some()
@@ -312,7 +319,7 @@ impl<'a> Pass<'a> {
             Extent::Whole => None,
             Extent::Changed if self.mode == TableMode::Merge => Some(Effect::Upsert),
             Extent::Changed => Some(Effect::Append),
-            Extent::Log => None,
+            Extent::Log => Some(Effect::Log(Vec::new())),
         }
     }
 
@@ -322,7 +329,7 @@ impl<'a> Pass<'a> {
         streams: Vec<RowStream>,
         comparison: Option<&Comparison>,
         progress: &Arc<Progress>,
-    ) -> Result<Vec<WrittenFile>> {
+    ) -> Result<Written> {
         let mut tasks = JoinSet::new();
         let stamp = (self.mode == TableMode::Append).then(|| Stamp::new(&self.table));
         for (place, mut rows) in streams.into_iter().enumerate() {
@@ -331,6 +338,8 @@ impl<'a> Pass<'a> {
                 // Of two rows with one key the last counts, so that they must stay as they come.
                 writer = writer.unsorted();
             }
+            let is_log = self.plan.extent == Extent::Log;
+            let mut gone = is_log.then(|| GoneKeys::new(&self.table, self.context.budget)).transpose()?;
             let mut sieve = comparison.map(Comparison::sieve);
             let (progress, stamp, gate) = (progress.clone(), stamp.clone(), self.gate.clone());
             tasks.spawn(async move {
@@ -338,6 +347,9 @@ impl<'a> Pass<'a> {
                 while let Some(batch) = rows.next().await {
                     let mut batch = batch?;
                     progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+                    if let Some(gone) = &mut gone {
+                        batch = gone.take(&batch).await?;
+                    }
                     if let Some(gate) = &gate {
                         batch = gate.pass(&batch, &mut left_out)?;
                     }
@@ -348,7 +360,11 @@ impl<'a> Pass<'a> {
                     };
                     writer.write(&batch).await?;
                 }
-                Ok::<_, Error>((place, writer.finish().await?, left_out))
+                let gone = match gone {
+                    Some(gone) => gone.finish().await?,
+                    None => Vec::new(),
+                };
+                Ok::<_, Error>((place, Written { files: writer.finish().await?, gone }, left_out))
             });
         }
         let mut written = BTreeMap::new();
@@ -359,7 +375,9 @@ impl<'a> Pass<'a> {
             written.insert(place, files);
             self.left_out.add(&left_out);
         }
-        Ok(written.into_values().flatten().collect())
+        let mut all = Written::default();
+        written.into_values().for_each(|written| all.add(written));
+        Ok(all)
     }
 
     async fn commit(
@@ -428,6 +446,21 @@ impl<'a> Pass<'a> {
             .hint(format!(
                 "nothing of it is shown; look at it with `frazil query … --as-of {tag}`, correct the source or the check, and run again"
             )))
+    }
+}
+
+/// Files that were written and are not committed yet.
+#[derive(Default)]
+struct Written {
+    files: Vec<WrittenFile>,
+    /// Keys of rows that go.
+    gone: Vec<WrittenFile>,
+}
+
+impl Written {
+    fn add(&mut self, other: Self) {
+        self.files.extend(other.files);
+        self.gone.extend(other.gone);
     }
 }
 

@@ -14,6 +14,7 @@ mod audit;
 mod contract;
 mod evolve;
 mod extract;
+mod gone_keys;
 mod load;
 mod report;
 mod stamp;

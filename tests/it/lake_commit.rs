@@ -32,6 +32,7 @@ macro_rules! in_both_versions {
 
 in_both_versions! {
     each_snapshot_has_its_rows_and_its_position,
+    keys_of_a_log_that_go_are_hidden,
     rolling_back_rewinds_the_position,
     a_change_from_elsewhere_is_a_conflict_and_leaves_no_file,
     of_eight_runners_one_wins_each_state,
@@ -157,6 +158,46 @@ async fn each_snapshot_has_its_rows_and_its_position(version: FormatVersion) {
     let expected =
         [("overwrite", "1", "d"), ("append", "4", "c"), ("overwrite", "4", "b"), ("append", "2", "a")];
     assert_eq!(history, expected.map(|(a, b, c)| (a.into(), b.into(), c.into())));
+}
+
+/// What a source with deletes commits: new states and keys that go, in one snapshot.
+async fn keys_of_a_log_that_go_are_hidden(version: FormatVersion) {
+    let place = Place::new(version).await;
+    let mut table = place.table().await;
+    let people = [(1, "ann"), (2, "bob"), (3, "cid")];
+    let first = commit(&mut table, Effect::Append, &people, None, "a").await.unwrap();
+    // 9 was never there, and 3 changes.
+    let gone = keys(&table, &[1, 9]).await;
+    let paths: Vec<_> = gone.iter().map(|file| file.file.file_path().to_owned()).collect();
+    commit(&mut table, Effect::Log(gone), &[(3, "sid"), (4, "dan")], Some("a"), "b").await.unwrap();
+    assert_eq!(rows(&table, None).await, "2=bob 3=sid 4=dan");
+    assert_eq!(rows(&table, Some(first)).await, "1=ann 2=bob 3=cid");
+    let counts = table.row_counts();
+    assert_eq!((counts.inserted, counts.updated, counts.deleted), (1, 1, 1));
+    for path in paths {
+        let path = path.strip_prefix("file://").unwrap_or(&path).to_owned();
+        assert!(!std::path::Path::new(&path).exists(), "keys that went are no data: {path}");
+    }
+
+    // Deletes alone, the same again, and an idle pass that moves on.
+    let gone = keys(&table, &[2]).await;
+    commit(&mut table, Effect::Log(gone), &[], Some("b"), "c").await.unwrap();
+    let gone = keys(&table, &[2]).await;
+    let again = commit(&mut table, Effect::Log(gone), &[], Some("c"), "d").await.unwrap();
+    assert_eq!(rows(&table, None).await, "3=sid 4=dan");
+    assert_eq!(commit(&mut table, Effect::Log(vec![]), &[], Some("d"), "d").await.unwrap(), again);
+    assert_ne!(commit(&mut table, Effect::Log(vec![]), &[], Some("d"), "e").await.unwrap(), again);
+    assert_eq!(position(&table), Some(("e".into(), false)));
+    // A key that went may come back.
+    commit(&mut table, Effect::Upsert, &[(1, "eve")], Some("e"), "f").await.unwrap();
+    assert_eq!(rows(&table, None).await, "1=eve 3=sid 4=dan");
+}
+
+async fn keys(table: &LakeTable, keys: &[i64]) -> Vec<WrittenFile> {
+    let mut writer = table.key_writer(budget()).unwrap();
+    let column = Arc::new(Int64Array::from_iter_values(keys.iter().copied())) as ArrayRef;
+    writer.write(&RecordBatch::try_from_iter([("id", column)]).unwrap()).await.unwrap();
+    writer.finish().await.unwrap()
 }
 
 async fn rolling_back_rewinds_the_position(version: FormatVersion) {

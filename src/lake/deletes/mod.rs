@@ -70,23 +70,27 @@ pub(super) struct Hidden {
 
 /// Hides the rows of snapshot `at` (`None`: an empty table) that have a key of `new_files`, and of
 /// rows that share a key within `new_files` all but the last, in the order of the files and of the
-/// rows in them. Hides rows that are `gone` as well.
+/// rows in them. Hides rows that are `gone` as well, and of the snapshot those that have a key of
+/// `gone_keys`.
 pub(super) async fn hide(
     table: &LakeTable,
     at: Option<SnapshotId>,
     new_files: &[WrittenFile],
+    gone_keys: &[WrittenFile],
     key: &[String],
     gone: &Gone,
     budget: Budget,
 ) -> Result<Hidden> {
-    if new_files.is_empty() && gone.is_empty() {
+    if new_files.is_empty() && gone_keys.is_empty() && gone.is_empty() {
         return Ok(Hidden::default());
     }
     let live = match at {
         Some(at) => table.live_files(Some(at)).await?,
         None => LiveFiles::default(),
     };
-    hide_among(table, &live, new_files, key, gone, budget.query_bytes())
+    let new = By { files: new_files, placed: true };
+    let going = By { files: gone_keys, placed: false };
+    hide_among(table, &live, [new, going], key, gone, budget.query_bytes())
         .await
         .map_err(|error| error.with("table", &table.id))
 }
@@ -106,17 +110,29 @@ pub(super) async fn hide_positions(
     write::write(table, doomed.filter(|rows| !rows.positions.is_empty()).collect()).await
 }
 
+/// Files whose keys are looked for.
+#[derive(Clone, Copy)]
+struct By<'a> {
+    files: &'a [WrittenFile],
+    /// Whether each lies in the partition of its rows. Files of keys alone know of none.
+    placed: bool,
+}
+
 async fn hide_among(
     table: &LakeTable,
     live: &LiveFiles,
-    new_files: &[WrittenFile],
+    [new, going]: [By<'_>; 2],
     key: &[String],
     gone: &Gone,
     memory: usize,
 ) -> Result<Hidden> {
-    let (mut hits, repeated) = found_by_key(table, live, new_files, key, memory).await?;
-    let is_touched =
-        |file: &&LiveFile| hits.contains_key(file.path()) || gone.files.contains_key(file.path());
+    let new_files = new.files;
+    let (mut hits, repeated) = found_by_key(table, live, new, key, memory).await?;
+    let (mut going, _) = found_by_key(table, live, going, key, memory).await?;
+    let is_touched = |file: &&LiveFile| {
+        let path = file.path();
+        hits.contains_key(path) || going.contains_key(path) || gone.files.contains_key(path)
+    };
     let touched: Vec<&LiveFile> = live.data.iter().filter(is_touched).collect();
     let mut before = file_diff::hidden(&table.table, &table.stores, live.deletes.clone(), &touched).await?;
     let mut hidden = Hidden::default();
@@ -124,13 +140,18 @@ async fn hide_among(
     let mut left = gone.files.len();
     for file in &live.data {
         let path = file.path();
-        let (by_key, gone) = (hits.remove(path), gone.files.get(path));
-        if by_key.is_none() && gone.is_none() {
+        let (by_key, going, gone) = (hits.remove(path), going.remove(path), gone.files.get(path));
+        if by_key.is_none() && going.is_none() && gone.is_none() {
             continue;
         }
         let already = before.remove(path).map(Deleted::positions).unwrap_or_default();
         let mut positions = by_key.unwrap_or_default() - &already;
         hidden.old_rows += positions.len();
+        if let Some(going) = going {
+            let going = (going - &already) - &positions;
+            hidden.gone_rows += going.len();
+            positions |= going;
+        }
         if let Some(rows) = gone {
             left -= 1;
             hidden.gone_rows += (&rows.positions - &positions).len();
@@ -173,7 +194,7 @@ async fn hide_among(
 async fn found_by_key<'a>(
     table: &LakeTable,
     live: &'a LiveFiles,
-    new_files: &[WrittenFile],
+    By { files: new_files, placed }: By<'_>,
     key: &[String],
     memory: usize,
 ) -> Result<(BTreeMap<&'a str, RoaringTreemap>, Vec<RoaringTreemap>)> {
@@ -182,7 +203,7 @@ async fn found_by_key<'a>(
     }
     let metadata = table.table.metadata();
     let columns = prune::key_columns(metadata, key)?;
-    let partitions = Partitions::of(new_files, metadata, &columns);
+    let partitions = Partitions::of(if placed { new_files } else { &[] }, metadata, &columns);
     let old: Vec<&LiveFile> = live.data.iter().filter(|file| partitions.may_hold(file)).collect();
     let new = NewRows::open(table, new_files, columns).await?;
     let found = search(table, &new, &old, memory).await?;

@@ -20,6 +20,11 @@ use super::*;
 use crate::lake::{Lake, LakeSettings, TableMode, TableSpec, position_deletes, schema};
 use crate::table::{FormatVersion, TableId};
 
+/// New files, and no keys that go.
+fn alone(files: &[WrittenFile]) -> [By<'_>; 2] {
+    [By { files, placed: true }, By { files: &[], placed: false }]
+}
+
 /// What the second key column is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -244,9 +249,10 @@ impl Lab {
             }
         }
         let key = self.table.key();
-        let hidden = hide_among(&self.table, &self.live, &files, &key, &Gone::default(), self.layout.memory)
-            .await
-            .unwrap();
+        let hidden =
+            hide_among(&self.table, &self.live, alone(&files), &key, &Gone::default(), self.layout.memory)
+                .await
+                .unwrap();
         let updated = newest.keys().filter(|key| self.model.contains_key(key)).count();
         assert_eq!(hidden.old_rows, updated as u64, "old rows");
         assert_eq!(hidden.repeated_rows, (rows.len() - newest.len()) as u64, "repeated rows");
@@ -403,7 +409,7 @@ async fn deletes_that_say_nothing_are_refused() {
     );
     lab.live.deletes.push(foreign);
     let (new, _) = lab.write(&[Row { a: 1, n: 1, p: 0 }]).remove(0);
-    let error = hide_among(&lab.table, &lab.live, &[new], &lab.table.key(), &Gone::default(), 1 << 20)
+    let error = hide_among(&lab.table, &lab.live, alone(&[new]), &lab.table.key(), &Gone::default(), 1 << 20)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
