@@ -107,13 +107,13 @@ fn a_wrong_configuration_ends_with_two() {
     "#]],
     );
     check(
-        &with("{ change: tracking }"),
+        &with("{ change: log }"),
         &["plan"],
         expect![[r#"
-        ! error: `change: tracking` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:4:28)
-        !   hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`
-        exit 2
-    "#]],
+            ! error: `change: log` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:4:28)
+            !   hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`
+            exit 2
+        "#]],
     );
     check(
         &with("{ source: shp }"),
@@ -262,7 +262,7 @@ fn a_wrong_configuration_ends_with_two() {
         expect![[r#"
             | failed     a.b  after 0.00 s
             !            error: no connector for `oracle://` (connection: shop)
-            !              hint: this build knows postgres, postgresql, sqlite
+            !              hint: this build knows postgres, postgresql, sqlite, mssql, sqlserver
             exit 2
         "#]],
     );

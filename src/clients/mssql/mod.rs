@@ -17,5 +17,5 @@ mod session;
 mod token;
 
 pub(crate) use connect::{Options, connect};
-pub(crate) use error::{lost, number};
-pub(crate) use session::{Client, Isolation, Server, Session, ident, literal, table};
+pub(crate) use error::number;
+pub(crate) use session::{Isolation, Session, ident, literal, table};

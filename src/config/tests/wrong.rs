@@ -36,9 +36,9 @@ fn what_is_wrong_says_where_and_what_was_meant() {
         (
             "streams:\n  public.orders: { change: log }\n",
             expect![[r#"
-            config: `change: log` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:2:28)
-              hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`
-        "#]],
+                config: `change: log` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:2:28)
+                  hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`
+            "#]],
         ),
         (
             "streams:\n  public.orders: { deletes: sfot }\n",

@@ -22,6 +22,7 @@ mod source;
 mod testing;
 mod tracking;
 mod types;
+mod wanted;
 mod window;
 
 /// The line in `CONNECTORS`.

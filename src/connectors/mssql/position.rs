@@ -148,13 +148,13 @@ impl Ticks {
         match of.base.as_str() {
             "smalldatetime" => down(TICKS_A_MINUTE),
             "datetime" => {
-                // 1/300 s, which shows as .000, .003 and .007.
+                // 1/300 s, which shows as .000, .003 and .007: the last that shows no later.
                 let Self(second) = down(TICKS_A_SECOND);
                 let third = (self.0 - second) * 300 / TICKS_A_SECOND;
-                let millis = (third * 10 + 1) / 3;
-                let shown = Self(second.saturating_add(millis * 10_000));
-                // .007 stands for .00666…, so what it stands for may be earlier than what it shows.
-                if shown > self { Self(second + ((third - 1) * 10 + 1) / 3 * 10_000) } else { shown }
+                let shown = |third: i64| Self(second.saturating_add((third * 10 + 1) / 3 * 10_000));
+                // What stands for .00666… shows as .007, and what stands for .00333… as .003.
+                let near = [third + 1, third, third - 1].map(shown);
+                near.into_iter().find(|shown| *shown <= self).unwrap_or(Self(second))
             }
             _ => down(10_i64.pow(7 - u32::from(of.scale.min(7)))),
         }

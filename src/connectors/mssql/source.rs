@@ -143,9 +143,9 @@ async fn findings(
             find(severity, message, Some("GRANT VIEW SERVER STATE TO <login>".to_owned()));
         }
     }
-    if relation.captured && choice.cursor.is_some() {
-        let message =
-            "Change Data Capture is on and is not used by this build; Change Tracking is".to_owned();
+    if (relation.captured || relation.temporal) && choice.cursor.is_some() {
+        let what = if relation.captured { "Change Data Capture" } else { "a history table" };
+        let message = format!("{what} is there and is not used by this build; Change Tracking is");
         find(Severity::Note, message, Some(format!("ALTER TABLE {table} ENABLE CHANGE_TRACKING")));
     }
     for (column, fidelity) in relation.inexact(&request.values)? {

@@ -14,23 +14,21 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 
 use super::choose::{Choice, Cursor, Order, choose};
-use super::codec::Codec;
 use super::column::Policy;
-use super::discover::{self, Relation, missing_column, number};
+use super::discover::{self, Relation, number};
 use super::horizon::{self, Horizon};
 use super::keyset::{Bound, ByKey, Keyset};
 use super::position::{Number, Position, Stored, Ticks};
 use super::read::{Select, Work, begin};
 use super::rows::Shape;
 use super::tracking;
-use super::types::Conversion;
+use super::wanted::{Wanted, wanted, with_op};
 use crate::clients::mssql::{Session, ident};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
-use crate::table::OP_COLUMN;
 
 /// A read that is decided.
 pub(super) struct Prepared {
@@ -71,7 +69,7 @@ pub(super) async fn prepare(session: &mut Session, request: &ReadRequest, stage:
             return Err(Error::new(ErrorKind::Transient, "the table was altered just now"));
         }
     }
-    let columns = columns(&relation, request)?;
+    let columns = wanted(&relation, request)?;
     let window = Window { request, relation: &relation, choice, notes, columns };
     let mut decided = window.decide(session, start, limit).await?;
     decided.end.source = source;
@@ -190,31 +188,6 @@ fn usable(
 fn repeats(request: &ReadRequest, choice: &Choice) -> bool {
     use ChangeDetection::{Rowversion, Timestamp, Tracking};
     request.keyed && matches!(choice.change, Timestamp | Rowversion | Tracking)
-}
-
-/// A column that was asked for: its name, how it travels, its field.
-struct Wanted {
-    name: String,
-    conversion: Conversion,
-    field: Field,
-}
-
-fn columns(relation: &Relation, request: &ReadRequest) -> Result<Vec<Wanted>> {
-    for name in request.values.types.keys() {
-        relation.column(name).ok_or_else(|| missing_column(relation, name))?;
-    }
-    let names: Vec<&str> = match &request.columns {
-        None => relation.columns.iter().map(|column| column.name.as_str()).collect(),
-        Some(names) => names.iter().map(String::as_str).collect(),
-    };
-    names
-        .into_iter()
-        .map(|name| {
-            let column = relation.column(name).ok_or_else(|| missing_column(relation, name))?;
-            let (conversion, field) = relation.travels(column, &request.values)?;
-            Ok(Wanted { name: name.to_owned(), conversion, field })
-        })
-        .collect()
 }
 
 struct Window<'a> {
@@ -487,22 +460,6 @@ impl Window<'_> {
             let at = at.map_or("nothing is sure yet".to_owned(), |at| format!("this pass ends at {at}"));
             self.notes.push(format!("held back by {by}: {at}"));
         }
-    }
-}
-
-/// The same batches with what happened to each row; of a deleted one all but the key is NULL.
-fn with_op(shape: &Shape) -> Shape {
-    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
-    let mut fields: Vec<Field> = shape.schema.fields().iter().map(nullable).collect();
-    fields.push(Field::new(OP_COLUMN, DataType::Int8, false));
-    let codecs: Vec<_> = shape.codecs.iter().copied().chain([Codec::Op]).collect();
-    Shape {
-        schema: Arc::new(Schema::new(fields)),
-        replaced: codecs.iter().map(|_| 0.into()).collect(),
-        codecs,
-        policy: shape.policy,
-        batch_rows: shape.batch_rows,
-        batch_bytes: shape.batch_bytes,
     }
 }
 

@@ -52,7 +52,7 @@ fn parsed(sql: &str) -> String {
 
 fn window<'a>(relation: &'a Relation, request: &'a ReadRequest) -> Window<'a> {
     let choice = choose(relation, request, true).unwrap();
-    let columns = columns(relation, request).unwrap();
+    let columns = wanted(relation, request).unwrap();
     Window { request, relation, choice, notes: Vec::new(), columns }
 }
 
