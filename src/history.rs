@@ -3,15 +3,16 @@
 //! For people only: no position and no decision of a run depends on it, but for `--failed`. Losing
 //! it loses nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schedule::Past;
 use crate::sync::{StreamReport, Verdict};
 
 /// About a year of hourly runs of ten streams, in a few tens of megabytes.
@@ -51,7 +52,7 @@ pub struct History {
 pub struct Pass {
     /// The run it belonged to.
     pub run: String,
-    /// `run`, `sync` or `load`.
+    /// `run`, `sync`, `load` or `serve`.
     pub verb: String,
     /// The stream.
     pub stream: String,
@@ -166,6 +167,35 @@ impl History {
                      order by id desc limit ?2",
                 )?
                 .query_map(params![streams, limit], pass)?
+                .collect()
+        };
+        read().map_err(foreign)
+    }
+
+    /// How the passes of each stream went, for whoever plans the next.
+    pub fn past(&self) -> Result<BTreeMap<String, Past>> {
+        let read = || -> rusqlite::Result<BTreeMap<String, Past>> {
+            self.db
+                .prepare(
+                    "with last as (select stream, max(id) as id, \
+                     max(id) filter (where verdict in ('done', 'nothing_to_do')) as well \
+                     from passes where verb in ('run', 'serve') group by stream) \
+                     select last.stream, a.started_at as began, w.started_at as fresh, w.seconds \
+                     from last join passes a on a.id = last.id left join passes w on w.id = last.well",
+                )?
+                .query_map([], |row| {
+                    let time = |name: &str| {
+                        let text = row.get::<_, Option<String>>(name)?;
+                        // A time that cannot be read is one that is not known.
+                        Ok::<_, rusqlite::Error>(text.and_then(|text| text.parse::<DateTime<Utc>>().ok()))
+                    };
+                    let seconds = row.get::<_, Option<f64>>("seconds")?.unwrap_or_default();
+                    let takes = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                    let fresh_as_of = time("fresh")?;
+                    let succeeded = fresh_as_of
+                        .and_then(|began| began.checked_add_signed(TimeDelta::from_std(takes).ok()?));
+                    Ok((row.get("stream")?, Past { began: time("began")?, fresh_as_of, succeeded, takes }))
+                })?
                 .collect()
         };
         read().map_err(foreign)

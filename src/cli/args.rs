@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
+use super::serve_args::{JobsCommand, ServeArgs};
 use crate::config::{
     ChangeWord, ModeWord, Names, Overrides, SchemaWord, Selection, Size, Span, StreamEntry, units,
 };
@@ -105,6 +106,11 @@ pub(super) enum Command {
     Sync(RunArgs),
     /// Lake to target only
     Load(RunArgs),
+    /// Run streams when they are due, by their `schedule`, `fresh` and `after`, until told to stop
+    Serve(ServeArgs),
+    /// What a running `frazil serve` does, and what it is asked to do
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Where each stream is: position, last run, snapshot, target
     Status(StatusArgs),
     /// Past runs

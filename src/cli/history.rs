@@ -28,7 +28,7 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
 }
 
 /// The file whose history is meant, or none for runs without one. It need not be valid to be found.
-fn place(global: &Global) -> Option<std::path::PathBuf> {
+pub(super) fn place(global: &Global) -> Option<std::path::PathBuf> {
     Config::find(&Overrides { config: global.config.clone(), ..Overrides::default() })
 }
 

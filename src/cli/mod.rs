@@ -10,6 +10,8 @@ mod discover;
 mod history;
 mod init;
 mod inspect;
+mod interrupt;
+mod jobs;
 mod lake_args;
 mod lake_table;
 mod maintain;
@@ -19,6 +21,8 @@ mod progress;
 mod query;
 mod redact;
 mod run;
+mod serve;
+mod serve_args;
 mod setup;
 mod shell;
 mod status;
@@ -71,6 +75,8 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Run(args) => run::run(&global, &args, Legs::Both).await,
         Command::Sync(args) => run::run(&global, &args, Legs::Extract).await,
         Command::Load(args) => run::run(&global, &args, Legs::Load).await,
+        Command::Serve(args) => serve::serve(&global, &args).await,
+        Command::Jobs(args) => jobs::jobs(&global, &args),
         Command::Status(args) if args.health => maintain::health(&global, &args.streams).await,
         Command::Status(args) => status::status(&global, &args.streams).await,
         Command::Maintain(args) => maintain::maintain(&global, &args).await,

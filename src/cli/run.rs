@@ -1,13 +1,14 @@
 //! `run`, `sync` and `load`: passes of all streams, some at once, and what came of each.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use futures::StreamExt;
 use uuid::Uuid;
 
 use super::args::{Global, Output, RunArgs};
+use super::interrupt::Interrupt;
 use super::output::{self, Exit, Said};
 use super::plan::plan;
 use super::progress::Bar;
@@ -98,7 +99,12 @@ async fn once(
 }
 
 /// One pass in a task of its own, or nothing when the user wants to stop.
-async fn pass(context: &Context, stream: Stream, legs: Legs, interrupt: &Interrupt) -> Option<StreamReport> {
+pub(super) async fn pass(
+    context: &Context,
+    stream: Stream,
+    legs: Legs,
+    interrupt: &Interrupt,
+) -> Option<StreamReport> {
     if interrupt.stopped() {
         return None;
     }
@@ -140,58 +146,5 @@ fn verb(legs: Legs) -> &'static str {
         Legs::Extract => "sync",
         Legs::Load => "load",
         Legs::Both => "run",
-    }
-}
-
-/// Ctrl-C and SIGTERM: the first asks running passes to stop after the portion under way, the
-/// second ends the process. Either is safe: what is committed is committed, the rest is read again.
-struct Interrupt {
-    stopped: Arc<AtomicBool>,
-    notify: Arc<tokio::sync::Notify>,
-}
-
-impl Interrupt {
-    fn listen() -> Self {
-        let interrupt = Self { stopped: Arc::default(), notify: Arc::default() };
-        let (stopped, notify) = (interrupt.stopped.clone(), interrupt.notify.clone());
-        tokio::spawn(async move {
-            signal().await;
-            output::say("stopping after the portion under way; once more ends at once");
-            stopped.store(true, Ordering::SeqCst);
-            notify.notify_waiters();
-            signal().await;
-            std::process::exit(Exit::Failed as i32);
-        });
-        interrupt
-    }
-
-    fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
-
-    async fn wait(&self) {
-        let notified = self.notify.notified();
-        if !self.stopped() {
-            notified.await;
-        }
-    }
-
-    /// Whether the user wants to stop before `time` is over.
-    async fn within(&self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.wait()).await.is_ok()
-    }
-}
-
-async fn signal() {
-    #[cfg(unix)]
-    {
-        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        if let Ok(mut terminate) = terminate {
-            tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
-            return;
-        }
-    }
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }

@@ -10,9 +10,11 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use super::MaintenanceEntry;
 use super::audit::AuditEntry;
 use super::lake::LakeEntry;
+use super::schedule::ScheduleEntry;
 use super::units;
 use super::values::Values;
 use crate::lake::{DroppedColumns, SchemaContract};
+use crate::schedule::Priority;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor};
 use crate::sync::{Mode, StreamSettings};
 use crate::table::FormatVersion;
@@ -108,9 +110,14 @@ pub struct StreamEntry {
     /// What happens in the lake to a column that the source dropped. `keep`: it stays and is NULL from
     /// then on. `drop`: it goes, older snapshots still show it.
     pub dropped_columns: Option<DroppedColumns>,
-    /// When the stream runs, in the words of cron. For the scheduler, which is not in this build yet:
-    /// use `frazil run --every 5m` or your own scheduler.
-    pub schedule: Option<String>,
+    /// When `frazil serve` runs the stream: five fields of cron, `every 5m`, or a map.
+    pub schedule: Option<ScheduleEntry>,
+    /// How old what the lake shows may be at most, `15m`: `frazil serve` runs the stream as often as that needs.
+    pub fresh: Option<Span>,
+    /// Streams that it waits for. Without `schedule` and `fresh` it runs when all of them have run.
+    pub after: Option<Names>,
+    /// Which stream goes first when not all can.
+    pub priority: Option<Priority>,
     /// Leave these tables out.
     pub disabled: Option<bool>,
 }
@@ -118,12 +125,17 @@ pub struct StreamEntry {
 impl StreamEntry {
     /// This, and what it does not say from `below`.
     pub(super) fn over(self, below: &Self) -> Self {
+        // `fresh`, `every` and `cron` are one question; who answers it here is not overruled from below.
+        let schedule = ScheduleEntry::over(&self.schedule, &below.schedule, self.says_when());
+        let fresh = self.fresh.or(below.fresh.filter(|_| !self.says_when()));
         macro_rules! first {
             ($($field:ident),*) => { Self { $($field: self.$field.or_else(|| below.$field.clone()),)*
                 values: match (self.values, &below.values) {
                     (Some(above), Some(below)) => Some(above.over(below)),
                     (above, below) => above.or_else(|| below.clone()),
                 },
+                schedule,
+                fresh,
             } };
         }
         first!(
@@ -147,9 +159,15 @@ impl StreamEntry {
             portion,
             audit,
             schema,
-            schedule,
+            after,
+            priority,
             disabled
         )
+    }
+
+    /// Whether it says how often the stream runs.
+    pub(super) fn says_when(&self) -> bool {
+        self.fresh.is_some() || self.schedule.as_ref().is_some_and(ScheduleEntry::says_when)
     }
 
     /// The settings that name no place.

@@ -17,6 +17,7 @@ mod lake;
 mod load;
 mod maintenance;
 mod resolve;
+mod schedule;
 mod suggest;
 #[cfg(test)]
 mod tests;

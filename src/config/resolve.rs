@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::{Config, StreamEntry, shown, suggest};
+use super::{Config, StreamEntry, schedule, shown, suggest};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
+use crate::schedule::Schedule;
 use crate::sync::{Stream, TargetRef};
 use crate::table::TableId;
 
@@ -36,6 +37,8 @@ pub struct Selection {
 pub struct Resolved {
     /// In the order of the file; those of a pattern by name.
     pub streams: Vec<Stream>,
+    /// When each of them runs, by its name.
+    pub schedules: BTreeMap<String, Schedule>,
     /// What matched nothing.
     pub warnings: Vec<String>,
 }
@@ -52,8 +55,12 @@ impl Config {
         let mut resolved = Resolved { warnings: self.warnings.clone(), ..Resolved::default() };
         let entries = self.entries()?;
         for (entry, tables) in self.expand(&entries, &selects, lister, &mut resolved.warnings).await? {
+            let schedule = schedule::schedule(&entry.settings)
+                .map_err(|error| self.at_setting(entry.name, "schedule", error))?;
             for table in tables.into_iter().filter(|table| wanted(table)) {
-                resolved.streams.push(self.stream(entry, table)?);
+                let stream = self.stream(entry, table)?;
+                resolved.schedules.insert(stream.name.clone(), schedule.clone());
+                resolved.streams.push(stream);
             }
         }
         if resolved.streams.is_empty() && !selection.select.is_empty() {
@@ -67,6 +74,13 @@ impl Config {
         }
         refuse_collisions(&resolved.streams)?;
         Ok(resolved)
+    }
+
+    /// Refuses schedules that can never be kept. Of all streams: a selection of some says nothing.
+    pub fn check_schedules(&self, resolved: &Resolved) -> Result<()> {
+        schedule::refuse_circles(&resolved.schedules).map_err(|error| {
+            if self.path.is_some() { error.with("file", self.place(&["streams"])) } else { error }
+        })
     }
 
     /// The entries that are not disabled do not hide behind those that are: order and settings first.

@@ -523,6 +523,7 @@ fn the_reference_of_the_configuration_is_its_schema() {
         ("streams", "/$defs/StreamEntry"),
         ("values", "/$defs/Values"),
         ("audit", "/$defs/AuditEntry"),
+        ("schedule", "/$defs/ScheduleSettings"),
     ] {
         page = replace_block(&page, block, keys(place).trim_end());
     }
@@ -554,6 +555,7 @@ fn values(schema: &serde_json::Value, property: &serde_json::Value) -> String {
         return match description {
             text if text.starts_with("One name") => "name or list",
             text if text.starts_with("`auto`") => "`auto` `off` or map",
+            text if text.starts_with("Five fields") => "`*/5 * * * *` or map",
             _ => "URL or map",
         }
         .to_owned();

@@ -34,6 +34,7 @@ mod past;
 mod postgres_keyset;
 mod postgres_source;
 mod postgres_target;
+mod serve;
 mod servers;
 mod shapes;
 mod sqlite;

@@ -1,0 +1,357 @@
+//! `serve`: passes when they are due, until told to stop.
+//!
+//! ```text
+//! configuration ─▶ streams, schedules ─▶ Scheduler ─start─▶ passes (tasks) ─▶ reports, history
+//!      ▲ SIGHUP, and every quarter of an hour    ▲  └─wake─▶ sleep                  │
+//!      └─────────────────────────────────────────┴───── control file, every second ◀┘ ended
+//! ```
+//!
+//! It keeps nothing that it could not lose: positions are in the lake, what ran when is in the history,
+//! pauses are in the control file. So it can be killed at any time and started again anywhere.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use uuid::Uuid;
+
+use super::args::{Global, Output};
+use super::interrupt::Interrupt;
+use super::output::{self, Exit, Said};
+use super::run::pass;
+use super::serve_args::ServeArgs;
+use super::setup::{Sources, history};
+use crate::config::{self, Config};
+use crate::control::Control;
+use crate::error::{Error, ErrorKind, Result};
+use crate::history::History;
+use crate::lake::Lake;
+use crate::schedule::{Cadence, Ended, Job, Outcome, Schedule, Scheduler, StreamState};
+use crate::sync::{Context, Legs, Stream, StreamReport, Verdict};
+
+/// How often people's wishes are looked for, and how late a clock that was set back is noticed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the tables of patterns are listed again: a new table is found without a restart.
+const DISCOVER: Duration = Duration::from_secs(900);
+/// How often `frazil jobs` hears that the server is there, when nothing happens.
+const SIGN_OF_LIFE: TimeDelta = TimeDelta::seconds(5);
+/// How long to wait before a source that could not be listed at the start is asked again.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Serves until it is told to stop.
+pub(super) async fn serve(global: &Global, args: &ServeArgs) -> Result<Exit> {
+    if args.dry_run {
+        let plan = Plan::load(global, args).await?;
+        return say_plan(&plan);
+    }
+    let interrupt = Interrupt::listen();
+    let Some(plan) = Plan::load_patiently(global, args, &interrupt).await? else { return Ok(Exit::Done) };
+    let mut server = Server::new(global, args, plan)?;
+    server.run(&interrupt).await?;
+    output::say("stopped");
+    Ok(Exit::Done)
+}
+
+/// What the configuration says now.
+struct Plan {
+    streams: BTreeMap<String, Stream>,
+    schedules: BTreeMap<String, Schedule>,
+    context: Context,
+    config: Config,
+}
+
+impl Plan {
+    async fn load(global: &Global, args: &ServeArgs) -> Result<Self> {
+        let config = Config::load(&args.streams.overrides(global), &config::environment)?;
+        let resolved = config.resolve(&args.streams.selection(), &Sources).await?;
+        if args.streams.select.is_empty() && args.streams.exclude.is_empty() {
+            config.check_schedules(&resolved)?;
+        }
+        for warning in &resolved.warnings {
+            output::say(format!("warning: {warning}"));
+        }
+        if resolved.schedules.values().all(|schedule| matches!(schedule.cadence, Cadence::Never)) {
+            return Err(Error::new(ErrorKind::Config, "no stream says when it runs").hint(
+                "give streams, or `defaults`, a `schedule` (`*/5 * * * *`, `every 5m`) or `fresh: 15m`",
+            ));
+        }
+        let context = Context {
+            budget: args.streams.engine.budget()?,
+            lake: Lake::open(config.lake()).await?,
+            maintenance: *config.maintenance(),
+            run: Uuid::new_v4(),
+        };
+        let streams = resolved.streams.into_iter().map(|stream| (stream.name.clone(), stream)).collect();
+        Ok(Self { streams, schedules: resolved.schedules, context, config })
+    }
+
+    /// At the start a source may be down that will be up in a minute. `None`: told to stop meanwhile.
+    async fn load_patiently(
+        global: &Global,
+        args: &ServeArgs,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Self>> {
+        loop {
+            match Self::load(global, args).await {
+                Err(error) if error.kind() == ErrorKind::Transient => {
+                    output::say_error(&error, global.verbose)
+                }
+                outcome => return outcome.map(Some),
+            }
+            if interrupt.within(PATIENCE).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        let job = |(name, schedule): (&String, &Schedule)| {
+            let stream = self.streams.get(name)?;
+            Some(Job {
+                name: name.clone(),
+                schedule: schedule.clone(),
+                source: stream.source.name().to_owned(),
+                target: stream.target.as_ref().map(|target| target.connection.name().to_owned()),
+            })
+        };
+        self.schedules.iter().filter_map(job).collect()
+    }
+}
+
+struct Server<'a> {
+    global: &'a Global,
+    args: &'a ServeArgs,
+    plan: Plan,
+    scheduler: Scheduler,
+    history: Option<History>,
+    control: Option<Control>,
+    /// The control file as it was last read.
+    version: Option<i64>,
+    /// What was last said there, and when.
+    told: (Vec<StreamState>, DateTime<Utc>),
+    said: Said,
+}
+
+impl<'a> Server<'a> {
+    fn new(global: &'a Global, args: &'a ServeArgs, plan: Plan) -> Result<Self> {
+        let history = history(&plan.config);
+        let control = history.as_ref().and_then(|_| {
+            let place = Control::place(&History::place(plan.config.path()));
+            Control::open(&place)
+                .inspect_err(|error| output::say(format!("warning: {error}; `frazil jobs` does not work")))
+                .ok()
+        });
+        let scheduler = Scheduler::new(args.streams.engine.parallel);
+        let mut server = Self {
+            global,
+            args,
+            plan,
+            scheduler,
+            history,
+            control,
+            version: None,
+            told: Default::default(),
+            said: Said::new(),
+        };
+        server.settle();
+        Ok(server)
+    }
+
+    /// Tells the scheduler of the streams that there are.
+    fn settle(&mut self) {
+        let past = self.history.as_ref().map(History::past).transpose().unwrap_or_else(|error| {
+            output::say(format!("warning: {error}; every stream starts anew"));
+            None
+        });
+        let past = past.unwrap_or_default();
+        let now = Utc::now();
+        self.scheduler.set(self.plan.jobs(), |name| past.get(name).copied().unwrap_or_default(), now);
+        self.version = None;
+        output::say(format!(
+            "serving {}",
+            match self.plan.streams.len() {
+                1 => "1 stream".to_owned(),
+                streams => format!("{streams} streams"),
+            }
+        ));
+    }
+
+    async fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let mut hangup = Hangup::listen()?;
+        let mut passes = FuturesUnordered::new();
+        let mut discover = tokio::time::interval(DISCOVER);
+        discover.tick().await;
+        loop {
+            self.listen();
+            let now = Utc::now();
+            for name in self.scheduler.start(now) {
+                let Some(stream) = self.plan.streams.get(&name).cloned() else { continue };
+                let (context, interrupt) = (self.plan.context.clone(), interrupt.clone());
+                passes.push(async move { (name, pass(&context, stream, Legs::Both, &interrupt).await) });
+            }
+            self.say_states();
+            let rest = self.rest(Utc::now());
+            tokio::select! {
+                Some((name, report)) = passes.next() => self.ended(&name, report)?,
+                () = tokio::time::sleep(rest) => {}
+                () = hangup.heard() => self.reload("reloading the configuration").await,
+                _ = discover.tick() => self.reload("").await,
+                () = interrupt.wait() => break,
+            }
+        }
+        while let Some((name, report)) = passes.next().await {
+            self.ended(&name, report)?;
+        }
+        self.say_states();
+        Ok(())
+    }
+
+    /// Until something can begin, at most until the next look around.
+    fn rest(&self, now: DateTime<Utc>) -> Duration {
+        let wake = self.scheduler.wake(now).and_then(|wake| (wake - now).to_std().ok());
+        wake.unwrap_or(LOOK).min(LOOK)
+    }
+
+    /// Does what people ask for.
+    fn listen(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        let version = match control.version() {
+            Ok(version) if self.version == Some(version) => return,
+            Ok(version) => version,
+            Err(error) => return tracing::warn!(%error, "nobody can be heard"),
+        };
+        match control.take() {
+            Ok(asks) => {
+                self.version = Some(version);
+                for ask in asks {
+                    self.scheduler.pause(&ask.stream, ask.paused, Utc::now());
+                    if ask.triggered && !self.scheduler.trigger(&ask.stream) {
+                        output::say(format!("warning: no stream `{}` to trigger", ask.stream));
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "nobody can be heard"),
+        }
+    }
+
+    /// Says what the streams do, when that is new or was said some time ago.
+    fn say_states(&mut self) {
+        let Some(control) = &self.control else { return };
+        let now = Utc::now();
+        let states = self.scheduler.states(now);
+        if states == self.told.0 && now - self.told.1 < SIGN_OF_LIFE {
+            return;
+        }
+        match control.say(&states, now) {
+            Ok(()) => self.told = (states, now),
+            Err(error) => tracing::warn!(%error, "nobody can be told"),
+        }
+    }
+
+    /// A wrong file changes nothing; the streams go on as they were.
+    async fn reload(&mut self, announced: &str) {
+        if !announced.is_empty() {
+            output::say(announced);
+        }
+        match Plan::load(self.global, self.args).await {
+            Ok(plan) => {
+                self.plan = plan;
+                self.settle();
+            }
+            Err(error) => {
+                output::say_error(&error, self.global.verbose);
+                output::say("the streams go on as they were");
+            }
+        }
+    }
+
+    fn ended(&mut self, name: &str, report: Option<StreamReport>) -> Result<()> {
+        let outcome = report.as_ref().map_or(Outcome::Stopped, outcome);
+        self.scheduler.ended(name, Ended { outcome, at: Utc::now() });
+        let Some(report) = report else { return Ok(()) };
+        match self.global.output {
+            Output::Json => output::json(&report)?,
+            _ if report.verdict == Verdict::NothingToDo && !self.global.verbose => {}
+            _ => output::report(&report, 0, &mut self.said)?,
+        }
+        if let Some(Err(error)) = self.history.as_ref().map(|history| history.record("serve", &report)) {
+            output::say(format!("warning: {error}"));
+        }
+        Ok(())
+    }
+}
+
+/// What a pass's end means for the next one.
+fn outcome(report: &StreamReport) -> Outcome {
+    let Some(error) = &report.error else { return Outcome::Well };
+    match error.code {
+        ErrorKind::Conflict => Outcome::Conflict,
+        ErrorKind::Transient if report.extract.is_none() => Outcome::SourceFailed,
+        ErrorKind::Transient => Outcome::TargetFailed,
+        _ => Outcome::Wrong,
+    }
+}
+
+/// When each stream would run next.
+fn say_plan(plan: &Plan) -> Result<Exit> {
+    let past = match History::open_existing(&History::place(plan.config.path()))? {
+        Some(history) => history.past()?,
+        None => BTreeMap::new(),
+    };
+    let now = Utc::now();
+    let mut scheduler = Scheduler::new(1);
+    scheduler.set(plan.jobs(), |name| past.get(name).copied().unwrap_or_default(), now);
+    let rows: Vec<Vec<String>> = scheduler
+        .states(now)
+        .into_iter()
+        .map(|state| {
+            let schedule = plan.schedules.get(&state.stream);
+            let when = match (state.due, schedule.map(|schedule| &schedule.cadence)) {
+                (Some(due), _) if due <= now => "at once".to_owned(),
+                (Some(due), _) => {
+                    let zone = schedule.map_or(chrono_tz::Tz::UTC, |schedule| schedule.zone);
+                    due.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S %Z").to_string()
+                }
+                (None, Some(Cadence::After)) => "after others".to_owned(),
+                (None, _) => "when triggered".to_owned(),
+            };
+            vec![state.stream, when]
+        })
+        .collect();
+    output::table(&["stream", "next"], &rows)?;
+    Ok(Exit::Done)
+}
+
+/// SIGHUP: read the configuration again. Where there is no such signal, a restart does it.
+struct Hangup {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl Hangup {
+    #[cfg(unix)]
+    fn listen() -> Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+            .map(|signal| Self { signal })
+            .map_err(|source| {
+                Error::new(ErrorKind::Transient, format!("the system gives no signals: {source}"))
+            })
+    }
+
+    #[cfg(unix)]
+    async fn heard(&mut self) {
+        self.signal.recv().await;
+    }
+
+    #[cfg(not(unix))]
+    fn listen() -> Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn heard(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
