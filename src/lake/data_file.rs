@@ -3,7 +3,7 @@
 //! A row group is encoded in memory, then handed to the upload as it is, without a copy. The file
 //! carries Iceberg's field ids, zstd, page indexes, and bloom filters where the table wants them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -263,17 +263,17 @@ fn is_near_unique(column: &ArrayRef) -> bool {
 
 /// The number of different values; `None` where a dictionary is not our question (nested, boolean).
 fn distinct(column: &ArrayRef) -> Option<usize> {
-    use std::collections::HashSet;
+    type Seen<T> = HashSet<T, ahash::RandomState>;
     let data = column.to_data();
     let valid = |i: usize| column.is_valid(i);
     match column.data_type() {
         DataType::Utf8 => {
             let column = column.as_string::<i32>();
-            Some(column.iter().flatten().collect::<HashSet<_>>().len())
+            Some(column.iter().flatten().collect::<Seen<_>>().len())
         }
         DataType::Binary => {
             let column = column.as_binary::<i32>();
-            Some(column.iter().flatten().collect::<HashSet<_>>().len())
+            Some(column.iter().flatten().collect::<Seen<_>>().len())
         }
         DataType::Boolean => None,
         other => {
@@ -284,7 +284,7 @@ fn distinct(column: &ArrayRef) -> Option<usize> {
             let start = data.offset() * width;
             let bytes = data.buffers().first()?.get(start..start + column.len() * width)?;
             let values = bytes.chunks_exact(width).enumerate().filter(|(i, _)| valid(*i));
-            Some(values.map(|(_, value)| value).collect::<HashSet<_>>().len())
+            Some(values.map(|(_, value)| value).collect::<Seen<_>>().len())
         }
     }
 }

@@ -223,6 +223,11 @@ impl TableWriter {
         self
     }
 
+    /// Whether the rows of its files, put end to end, are in the order in which they come.
+    pub(super) fn keeps_order(&self) -> bool {
+        self.splitter.is_none() && self.sorter.is_none()
+    }
+
     fn spec_id(&self) -> i32 {
         self.table.table.metadata().default_partition_spec_id()
     }

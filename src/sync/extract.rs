@@ -364,7 +364,9 @@ impl<'a> Pass<'a> {
                     Some(gone) => gone.finish().await?,
                     None => Vec::new(),
                 };
-                Ok::<_, Error>((place, Written { files: writer.finish().await?, gone }, left_out))
+                let files = writer.finish().await?;
+                sieve.map_or(Ok(()), |sieve| sieve.finish(&files))?;
+                Ok::<_, Error>((place, Written { files, gone }, left_out))
             });
         }
         let mut written = BTreeMap::new();

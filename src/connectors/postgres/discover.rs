@@ -235,6 +235,14 @@ pub(super) async fn all(session: &Session) -> Result<Vec<Relation>> {
     relations(session, filter, &[]).await
 }
 
+/// What was found already, or else is found now.
+pub(super) async fn unless(found: Option<Relation>, session: &Session, table: &TableId) -> Result<Relation> {
+    match found {
+        Some(relation) => Ok(relation),
+        None => one(session, table).await,
+    }
+}
+
 /// One relation, or an error that names the ones with similar names.
 pub(super) async fn one(session: &Session, table: &TableId) -> Result<Relation> {
     let found = match &table.schema {

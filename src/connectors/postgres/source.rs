@@ -28,13 +28,20 @@ const OLDEST_VERSION: u32 = 120_000;
 
 /// A source that connects when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Source>> {
-    Ok(Arc::new(PostgresSource { connection: connection.clone(), idle: Arc::new(Mutex::new(Vec::new())) }))
+    Ok(Arc::new(PostgresSource {
+        connection: connection.clone(),
+        idle: Arc::new(Mutex::new(Vec::new())),
+        described: Mutex::new(None),
+    }))
 }
 
 struct PostgresSource {
     connection: Connection,
     /// Sessions at rest: a pass needs one, and the next pass the same.
     idle: Pool,
+    /// What [`table`](Source::table) found last: it need not be found again when that table is opened, which
+    /// looks at it once more under its lock.
+    described: Mutex<Option<Relation>>,
 }
 
 #[async_trait]
@@ -48,21 +55,24 @@ impl Source for PostgresSource {
 
     async fn table(&self, table: &TableId) -> Result<TableDescription> {
         let session = self.session().await?;
-        let table = discover::one(&session, table).await?.describe();
+        let relation = discover::one(&session, table).await?;
         self.rest(session);
-        table
+        let description = relation.describe()?;
+        *lock(&self.described) = Some(relation);
+        Ok(description)
     }
 
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let session = self.session().await?;
-        let prepared = self.prepare(&session, request, Stage::Plan).await?;
+        let prepared = self.prepare(&session, request, None, Stage::Plan).await?;
         self.rest(session);
         Ok(prepared.plan)
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
         let session = self.session().await?;
-        let prepared = self.prepare(&session, &request, Stage::Read).await?;
+        let described = lock(&self.described).take().filter(|relation| relation.id == request.table);
+        let prepared = self.prepare(&session, &request, described, Stage::Read).await?;
         Ok(Box::new(PostgresReading {
             plan: prepared.plan,
             connection: self.connection.clone(),
@@ -142,8 +152,14 @@ async fn findings(session: &Session, relation: &Relation, request: &ReadRequest)
 
 impl PostgresSource {
     /// Decides a read; what goes wrong says where.
-    async fn prepare(&self, session: &Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
-        let prepared = window::prepare(session, request, stage).await;
+    async fn prepare(
+        &self,
+        session: &Session,
+        request: &ReadRequest,
+        described: Option<Relation>,
+        stage: Stage,
+    ) -> Result<Prepared> {
+        let prepared = window::prepare(session, request, described, stage).await;
         prepared
             .map_err(|error| error.with("table", &request.table).with("connection", self.connection.name()))
     }

@@ -27,6 +27,8 @@ use crate::table::TableKind;
 
 /// Ranges of `ctid` are scanned, not filtered, since Postgres 14.
 const RANGE_SCAN_VERSION: u32 = 140_000;
+/// Rows of a batch of a change: one batch is encoded while the server looks for the rows of the next.
+const WINDOW_BATCH_ROWS: usize = 16_384;
 /// Rows beyond the horizon are counted up to this number.
 const COUNT_LIMIT: i64 = 1000;
 /// Why an unfinished first read does not go on.
@@ -50,9 +52,14 @@ pub(super) enum Stage {
     Read,
 }
 
-/// Decides how a request is answered.
-pub(super) async fn prepare(session: &Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
-    let mut relation = discover::one(session, &request.table).await?;
+/// Decides how a request is answered, for a table that may have been looked at already.
+pub(super) async fn prepare(
+    session: &Session,
+    request: &ReadRequest,
+    described: Option<Relation>,
+    stage: Stage,
+) -> Result<Prepared> {
+    let mut relation = discover::unless(described, session, &request.table).await?;
     let choice = choose(&relation, request)?;
     let source = cluster(session).await;
     let mut window = Window { notes: choice.notes.clone(), request, source, choice };
@@ -91,7 +98,7 @@ async fn begin(session: &Session, relation: &Relation) -> Result<Relation> {
     }
     session.batch_execute(&begin).await.map_err(|error| Error::from(error).with("table", &relation.id))?;
     let again = discover::one(session, &relation.id).await?;
-    if again.columns != relation.columns {
+    if again.oid != relation.oid || again.columns != relation.columns {
         return Err(
             Error::new(ErrorKind::Transient, "the table was altered just now").with("table", &relation.id)
         );
@@ -204,7 +211,7 @@ impl Window<'_> {
         relation: &Relation,
         start: Start,
         limit: Limit,
-        shape: Arc<Shape>,
+        mut shape: Shape,
         mut select: Select,
     ) -> Result<Prepared> {
         let cursor = self.choice.cursor.clone();
@@ -260,6 +267,9 @@ impl Window<'_> {
         if relation.row_security {
             self.notes.push("row security policies hide rows of this table from the user".to_owned());
         }
+        if !first {
+            shape.batch_rows = shape.batch_rows.min(WINDOW_BATCH_ROWS);
+        }
         let statement = select.with(None);
         let by_place = first && after.is_none() && session.server().version >= RANGE_SCAN_VERSION;
         let work = match relation.heap.clone().filter(|_| by_place) {
@@ -282,7 +292,7 @@ impl Window<'_> {
             bytes: relation.bytes,
             schema: Arc::clone(&shape.schema),
         };
-        Ok(Prepared { plan, shape, work, end: Stored::new(self.source, end) })
+        Ok(Prepared { plan, shape: Arc::new(shape), work, end: Stored::new(self.source, end) })
     }
 
     /// The condition on a time, and the watermark after the read.
@@ -456,7 +466,7 @@ async fn cluster(session: &Session) -> Option<String> {
 }
 
 /// The columns wanted: how they are selected and how they are decoded.
-fn select(relation: &Relation, request: &ReadRequest) -> Result<(Arc<Shape>, Select)> {
+fn select(relation: &Relation, request: &ReadRequest) -> Result<(Shape, Select)> {
     let columns = match &request.columns {
         None => relation.columns.iter().collect(),
         Some(names) => names
@@ -485,5 +495,5 @@ fn select(relation: &Relation, request: &ReadRequest) -> Result<(Arc<Shape>, Sel
     };
     let what = format!("SELECT {} FROM {}", list.join(", "), relation.quoted());
     let conditions = request.filter.iter().cloned().collect();
-    Ok((Arc::new(shape), Select { what, conditions }))
+    Ok((shape, Select { what, conditions }))
 }

@@ -23,6 +23,7 @@ use arrow::row::{RowConverter, SortField};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use super::filter::Filter;
 use super::values::ColumnValues;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -53,9 +54,9 @@ impl Pass {
     }
 }
 
-/// Bytes that one key takes in the table, at most: an entry of 16 bytes and a control byte, in a table
-/// that is at least 7/16 full; twice that while it grows.
-pub(super) const KEY_BYTES: usize = 40;
+/// Bytes that one key takes, at most: an entry of 16 bytes and a control byte, in a table that is at least
+/// 7/16 full, and its share of the [`Filter`]; the table takes twice that while it grows.
+pub(super) const KEY_BYTES: usize = 44;
 
 /// Up to this many keys are looked up one by one in bloom filters. With more, at a false-positive
 /// rate of 1 %, hardly any row group would be ruled out.
@@ -79,7 +80,7 @@ pub(super) struct KeySet {
 }
 
 enum Form {
-    Packed { digits: Vec<Digit>, table: HashTable<PackedKey> },
+    Packed { digits: Vec<Digit>, filter: Filter, table: HashTable<PackedKey> },
     Rows { converter: RowConverter, bytes: Vec<u8>, table: HashTable<RowKey> },
 }
 
@@ -112,7 +113,10 @@ impl KeySetBuilder {
         expected: usize,
     ) -> Result<Self> {
         let form = match ranges.and_then(digits) {
-            Some(digits) => Form::Packed { digits, table: HashTable::with_capacity(expected) },
+            Some(digits) => {
+                let table = HashTable::with_capacity(expected);
+                Form::Packed { digits, filter: Filter::default(), table }
+            }
             None => Form::Rows {
                 converter: RowConverter::new(
                     columns.iter().map(|column| SortField::new(column.data_type.clone())).collect(),
@@ -139,7 +143,7 @@ impl KeySetBuilder {
         let hasher = &pass.hasher;
         let mut taken = Vec::new();
         match form {
-            Form::Packed { digits, table } => {
+            Form::Packed { digits, table, .. } => {
                 let packed = pack(digits, keys)?;
                 if packed.outside.iter().any(|outside| *outside) {
                     return Err(Error::new(
@@ -213,8 +217,11 @@ impl KeySetBuilder {
         for values in &mut self.values {
             values.seal();
         }
+        if let Form::Packed { filter, table, .. } = &mut self.form {
+            *filter = Filter::of(table.iter().map(|entry| entry.key), table.len());
+        }
         let few = match &self.form {
-            Form::Packed { digits, table } if table.len() <= FEW => Some(unpack(digits, table)),
+            Form::Packed { digits, table, .. } if table.len() <= FEW => Some(unpack(digits, table)),
             Form::Rows { converter, bytes, table } if table.len() <= FEW => {
                 let parser = converter.parser();
                 Some(converter.convert_rows(table.iter().map(|entry| parser.parse(slice(bytes, entry))))?)
@@ -248,10 +255,11 @@ impl KeySet {
     /// Calls `found` with the index of each row whose key is in the set. A key with NULL never is.
     pub(super) fn find(&self, keys: &[ArrayRef], mut found: impl FnMut(usize)) -> Result<()> {
         match &self.form {
-            Form::Packed { digits, table } => {
+            Form::Packed { digits, filter, table } => {
                 let packed = pack(digits, keys)?;
                 for (row, (key, outside)) in packed.keys.iter().zip(&packed.outside).enumerate() {
                     if !outside
+                        && filter.may_have(*key)
                         && table.find(self.pass.hasher.hash_one(*key), |entry| entry.key == *key).is_some()
                     {
                         found(row);

@@ -13,6 +13,7 @@
 //!
 //! What always holds: no position is hidden twice, and the numbers of hidden rows are exact.
 
+mod filter;
 mod keys;
 mod probe;
 mod prune;

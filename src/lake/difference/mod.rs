@@ -11,9 +11,10 @@
 //! nor an order is needed.
 //!
 //! When the fingerprints of the snapshot fit the memory, the read is sifted while it comes, and an
-//! unchanged table writes nothing at all. When they do not, the read is written to files first and
-//! then compared share by share, the fingerprints of both sides waiting on the local disk; of the
-//! files only changed rows are written again.
+//! unchanged table writes nothing at all. When they do not, the read is written to files first, its
+//! fingerprints taken on the way where rows keep their order ([`staging`]) and else read back, and then
+//! compared share by share, the fingerprints of both sides waiting on the local disk; of the files only
+//! changed rows are written again.
 //!
 //! What always holds: a row is left out only if an equal row of the snapshot stays for it.
 
@@ -21,6 +22,7 @@ mod fingerprint;
 mod known;
 mod rows;
 mod shares;
+mod staging;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +38,7 @@ use self::fingerprint::Fingerprints;
 use self::known::{Known, ROW_BYTES};
 use self::rows::Side;
 use self::shares::{MOST as MOST_SHARES, Shares};
+use self::staging::{Staging, Writer};
 use super::conform::Conform;
 use super::file_diff::{self, FileRows, Rows};
 use super::manifest::LiveFile;
@@ -48,6 +51,10 @@ use crate::memory::Budget;
 /// A staged read of which fewer rows than one in so many are unchanged is committed as it is: to write
 /// the others once more would cost more than those few do.
 const UNCHANGED_SHARE: u64 = 10;
+
+/// Of the memory for rows, one share of fingerprints takes one in so many: the other parts are what readers
+/// left behind that the allocator has not given back yet, and the list of what was found.
+const SHARE_OF_MEMORY: usize = 2;
 
 /// The rows of a snapshot that a whole read has not: by file, their positions.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -78,7 +85,10 @@ pub struct Comparison {
     old: Side,
     /// If they fit the memory.
     known: Option<Arc<Known>>,
-    memory: usize,
+    /// Else, what is staged, if its rows keep their order.
+    staging: Option<Arc<Staging>>,
+    /// In how many shares both sides are compared.
+    shares: usize,
 }
 
 impl LakeTable {
@@ -93,13 +103,21 @@ impl LakeTable {
         let live = file_diff::between(&self.table, &self.stores, None, current).await?.added;
         let fingerprints = Fingerprints::new();
         let old = Side::new(live);
-        let known = if old.rows() as usize * ROW_BYTES <= memory {
+        let bytes = old.rows() as usize * ROW_BYTES;
+        let shares = bytes.div_ceil((memory / SHARE_OF_MEMORY).max(1)).max(1);
+        let in_order = self.writer(budget)?.keeps_order();
+        let staging = if bytes > memory && shares <= MOST_SHARES && in_order {
+            Some(Arc::new(Staging::new(shares)?))
+        } else {
+            None
+        };
+        let known = if bytes <= memory {
             let entries = Vec::with_capacity(old.rows() as usize);
             Some(Arc::new(Known::new(old.read(self, &fingerprints, entries, budget).await?)))
         } else {
             None
         };
-        Ok(Comparison { table: self.clone(), budget, fingerprints, old, known, memory })
+        Ok(Comparison { table: self.clone(), budget, fingerprints, old, known, staging, shares })
     }
 }
 
@@ -111,11 +129,13 @@ impl Comparison {
             conform: Conform::new(wanted),
             fingerprints: self.fingerprints.clone(),
             known: self.known.clone(),
+            staged: self.staging.clone().map(|staging| (staging, Writer::default())),
         }
     }
 
-    /// What to commit, once all rows of the read have passed and what came through is in `files`.
-    pub async fn finish(self, files: Vec<WrittenFile>) -> Result<(Vec<WrittenFile>, Effect)> {
+    /// What to commit, once all rows of the read have passed, what came through is in `files`, and all
+    /// sieves are finished.
+    pub async fn finish(mut self, files: Vec<WrittenFile>) -> Result<(Vec<WrittenFile>, Effect)> {
         let id = self.table.id.clone();
         let (files, gone) = match &self.known {
             Some(known) => {
@@ -124,7 +144,10 @@ impl Comparison {
                 gone.sort_unstable();
                 (files, self.old.place(gone))
             }
-            None => self.compare_staged(files).await.map_err(|error| error.with("table", id))?,
+            None => {
+                let staging = self.staging.take();
+                self.compare_staged(files, staging).await.map_err(|error| error.with("table", id))?
+            }
         };
         let gone = gone.into_iter().map(|(rows, positions)| {
             (rows.file.path().to_owned(), GoneRows { positions, live: rows.count() })
@@ -136,12 +159,12 @@ impl Comparison {
     async fn compare_staged(
         &self,
         staged: Vec<WrittenFile>,
+        staging: Option<Arc<Staging>>,
     ) -> Result<(Vec<WrittenFile>, Vec<(&FileRows, RoaringTreemap)>)> {
-        let shares = (self.old.rows() as usize * ROW_BYTES).div_ceil(self.memory.max(1)).max(1);
-        if shares > MOST_SHARES {
+        if self.shares > MOST_SHARES {
             return Ok((staged, self.old.all()));
         }
-        let (changed, gone) = match self.difference_of(&staged, shares).await {
+        let (changed, gone) = match self.difference_of(&staged, staging).await {
             Ok(found) => found,
             Err(error) => {
                 discard(&self.table.stores, &staged).await;
@@ -162,17 +185,31 @@ impl Comparison {
     async fn difference_of(
         &self,
         staged: &[WrittenFile],
-        shares: usize,
+        staging: Option<Arc<Staging>>,
     ) -> Result<(Vec<(FileRows, RoaringTreemap)>, Vec<(&FileRows, RoaringTreemap)>)> {
-        let new = Side::new(staged.iter().map(staged_rows).collect());
         let (table, fingerprints, budget) = (&self.table, &self.fingerprints, self.budget);
-        let old_shares = self.old.read(table, fingerprints, Shares::new(shares)?, budget).await?;
-        let new_shares = new.read(table, fingerprints, Shares::new(shares)?, budget).await?;
+        let old_shares = self.old.read(table, fingerprints, Shares::new(self.shares)?, budget).await?;
+        let new = Side::new(staged.iter().map(staged_rows).collect());
+        let (new_shares, places) = match staging {
+            Some(staging) => {
+                let staging = Arc::into_inner(staging)
+                    .ok_or_else(|| Error::new(ErrorKind::Internal, "a stream of the read is not done"))?;
+                let (shares, places) = staging.finish();
+                (shares, Some(places))
+            }
+            None => (new.read(table, fingerprints, Shares::new(self.shares)?, budget).await?, None),
+        };
         let (changed, gone) =
             tokio::task::spawn_blocking(move || shares::compare(old_shares, new_shares)).await.map_err(
                 |source| Error::new(ErrorKind::Internal, "a comparison ended early").because(source),
             )??;
-        let changed = new.place(changed).into_iter().map(|(rows, at)| (rows.clone(), at)).collect();
+        let changed = match places {
+            Some(places) => {
+                let of = |(number, at): (usize, _)| (staged_rows(&staged[number]), at);
+                places.place(changed, staged)?.into_iter().map(of).collect()
+            }
+            None => new.place(changed).into_iter().map(|(rows, at)| (rows.clone(), at)).collect(),
+        };
         Ok((changed, self.old.place(gone)))
     }
 
@@ -207,18 +244,36 @@ pub struct Sieve {
     conform: Conform,
     fingerprints: Fingerprints,
     known: Option<Arc<Known>>,
+    staged: Option<(Arc<Staging>, Writer)>,
 }
 
 impl Sieve {
     /// The rows of a batch that have to be written.
     pub fn sift(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
-        let Some(known) = &self.known else { return Ok(batch) };
+        let Some(known) = &self.known else { return self.stage(batch) };
         let batch = self.conform.apply(&batch)?;
         let mut is_new = Vec::with_capacity(batch.num_rows());
         self.fingerprints.of(&batch, |fingerprint| is_new.push(!known.claim(fingerprint)))?;
         match is_new.iter().any(|is_new| *is_new) {
             true => Ok(filter_record_batch(&batch, &BooleanArray::from(is_new))?),
             false => Ok(batch.slice(0, 0)),
+        }
+    }
+
+    fn stage(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let Some((staging, writer)) = &mut self.staged else { return Ok(batch) };
+        let batch = self.conform.apply(&batch)?;
+        let mut fingerprints = Vec::with_capacity(batch.num_rows());
+        self.fingerprints.of(&batch, |fingerprint| fingerprints.push(fingerprint))?;
+        staging.add(writer, &fingerprints)?;
+        Ok(batch)
+    }
+
+    /// All rows of a stream have passed, and its writer made these files of what came through.
+    pub fn finish(self, files: &[WrittenFile]) -> Result<()> {
+        match self.staged {
+            Some((staging, writer)) => staging.written(writer, files),
+            None => Ok(()),
         }
     }
 }

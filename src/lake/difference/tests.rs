@@ -144,7 +144,9 @@ impl Lab {
             for rows in half.chunks(3) {
                 writer.write(&sieve.sift(batch(rows)).unwrap()).await.unwrap();
             }
-            files.extend(writer.finish().await.unwrap());
+            let written = writer.finish().await.unwrap();
+            sieve.finish(&written).unwrap();
+            files.extend(written);
         }
         let (files, effect) = comparison.finish(files).await.unwrap();
         let before = self.table.current();
