@@ -54,3 +54,32 @@ async fn a_change_of_most_of_a_large_table_stays_within_the_budget() {
         assert!(taken < CEILING, "{taken} kB of memory, the budget is {CEILING} kB");
     }
 }
+
+#[tokio::test]
+async fn a_whole_read_whose_fingerprints_do_not_fit_stays_within_the_budget() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "comparison").await;
+    // At 23 bytes a row, 1.46 million fingerprints fit the half of what 128 MiB leave for rows.
+    source
+        .run(
+            "create table many (id bigint primary key, n bigint, note text);
+             insert into many select i, i % 97, md5(i::text) from generate_series(1, 1500000) i;
+             analyze many",
+        )
+        .await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.many: { change: full }"]);
+    pipeline.ok(&["sync", "--memory", BUDGET]);
+    let files = pipeline.parquet_files().len();
+    let unchanged = peak(&pipeline, &["sync", "--memory", BUDGET]).await;
+    assert_eq!(pipeline.parquet_files().len(), files, "nothing changed, and what was staged is gone");
+    source.run("update many set n = -n where id % 100 = 1; delete from many where id % 100 = 2").await;
+    let changed = peak(&pipeline, &["sync", "--memory", BUDGET]).await;
+    eprintln!("kB of memory: unchanged {unchanged}, changed {changed}");
+    let sums = "select count(*) as rows, sum(n) as n, sum(id) as id from many";
+    let lake = pipeline.ok(&["query", "--output", "csv", sums]).stdout;
+    let here = source.text("select concat_ws(',', count(*), sum(n), sum(id)) from many").await;
+    assert_eq!(lake, format!("rows,n,id\n{here}\n"));
+    for taken in [unchanged, changed] {
+        assert!(taken < CEILING, "{taken} kB of memory, the budget is {CEILING} kB");
+    }
+}
