@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention, TableMetadataBuilder};
+use iceberg::spec::{
+    MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention, TableMetadata, TableMetadataBuilder,
+};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::LakeTable;
@@ -153,9 +155,7 @@ impl LakeTable {
     }
 
     fn references(&self) -> BTreeMap<String, SnapshotReference> {
-        // The library shows references only in JSON.
-        let metadata = serde_json::to_value(self.table.metadata()).unwrap_or_default();
-        serde_json::from_value(metadata["refs"].clone()).unwrap_or_default()
+        references(self.table.metadata())
     }
 
     /// Names may change under a pass: neither rows nor position move.
@@ -184,6 +184,12 @@ impl LakeTable {
         }
         Ok(())
     }
+}
+
+/// All names. Costs with the number of snapshots: the library shows names only in JSON.
+pub(super) fn references(metadata: &TableMetadata) -> BTreeMap<String, SnapshotReference> {
+    let metadata = serde_json::to_value(metadata).unwrap_or_default();
+    serde_json::from_value(metadata["refs"].clone()).unwrap_or_default()
 }
 
 /// Whether a text can be the name of a tag or branch, and neither a snapshot id nor a time.

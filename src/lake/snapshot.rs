@@ -312,8 +312,10 @@ impl<'a> Draft<'a> {
 
         let before = parent.and_then(|parent| metadata.snapshot_by_id(parent)).map(|parent| parent.summary());
         self.counts.describe(before, &mut summary);
-        // Clocks differ between machines; the history of a table goes forward.
-        let now = chrono::Utc::now().timestamp_millis().max(metadata.last_updated_ms() + 1);
+        // Clocks differ between machines; the history of a table goes forward. What changed no row may have
+        // been noted by a clock that is behind.
+        let last = metadata.history().last().map_or(i64::MIN, |entry| entry.timestamp_ms());
+        let now = chrono::Utc::now().timestamp_millis().max(metadata.last_updated_ms().max(last) + 1);
         let snapshot = Snapshot::builder()
             .with_snapshot_id(self.id)
             .with_parent_snapshot_id(parent)

@@ -1,6 +1,7 @@
 //! A table's history, written by our writer and by hand where we do not write such snapshots
 //! ourselves, and what readers and deltas make of it.
 
+mod beside;
 mod columns;
 mod deltas;
 mod queries;

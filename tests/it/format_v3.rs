@@ -81,6 +81,8 @@ async fn files_of_version_3_are_rewritten_and_rows_keep_their_ids() {
         pipeline.ok(&[
             "query",
             "select id, _row_id, _last_updated_sequence_number from \"orders$rows\" order by id",
+            "--output",
+            "csv",
         ])
     };
     let files = || {

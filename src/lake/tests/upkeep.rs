@@ -9,7 +9,8 @@ use crate::lake::upkeep::{Layout, Retention};
 pub(super) const EAGER: Layout =
     Layout { file_bytes: None, small_files: 2, deleted_share: 0.01, delete_files: 2, sort: false };
 /// Only the current snapshot stays, and what is needed.
-const NOTHING: Retention = Retention { keep_for: Some(Duration::ZERO), at_least: Some(1), at_most: Some(1) };
+pub(super) const NOTHING: Retention =
+    Retention { keep_for: Some(Duration::ZERO), at_least: Some(1), at_most: Some(1) };
 
 impl History {
     /// Plans on the table as it is now, and carries out whatever happens meanwhile.
