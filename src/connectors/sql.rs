@@ -23,22 +23,40 @@ use crate::table::TableId;
 pub struct Dialect {
     /// The database, for messages.
     pub name: &'static str,
-    /// The longest name in bytes; longer ones would be cut off without an error.
+    /// The longest name in bytes, or in UTF-16 units where it is SQL Server's; longer ones would be cut off
+    /// without an error, or refused.
     pub longest_name: usize,
-    /// Whether `ALTER TABLE … ALTER COLUMN` exists.
-    pub alters_columns: bool,
+    /// How a column is altered.
+    pub alters: Alters,
+}
+
+/// How one kind of database alters a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alters {
+    /// `ALTER COLUMN c TYPE t`, `ALTER COLUMN c DROP NOT NULL`.
+    Standard,
+    /// `ALTER COLUMN c t NULL`: type and nullability together. Names stand in brackets.
+    TransactSql,
+    /// Not at all: a column stays as it was made.
+    Never,
 }
 
 /// Postgres: `NAMEDATALEN - 1` bytes a name.
-pub static POSTGRES: Dialect = Dialect { name: "postgres", longest_name: 63, alters_columns: true };
+pub static POSTGRES: Dialect = Dialect { name: "postgres", longest_name: 63, alters: Alters::Standard };
 
 /// SQLite: names are as long as one likes, and a column stays as it was made.
-pub static SQLITE: Dialect = Dialect { name: "sqlite", longest_name: usize::MAX, alters_columns: false };
+pub static SQLITE: Dialect = Dialect { name: "sqlite", longest_name: usize::MAX, alters: Alters::Never };
+
+/// SQL Server: a name is a `sysname`.
+pub static MSSQL: Dialect = Dialect { name: "SQL Server", longest_name: 128, alters: Alters::TransactSql };
 
 impl Dialect {
     /// A name, quoted: case, reserved words, spaces and quotes are kept as they are.
     pub fn ident(&self, name: &str) -> String {
-        format!("\"{}\"", name.replace('"', "\"\""))
+        match self.alters {
+            Alters::TransactSql => format!("[{}]", name.replace(']', "]]")),
+            _ => format!("\"{}\"", name.replace('"', "\"\"")),
+        }
     }
 
     /// A table's name, quoted, with its schema where there is one.
@@ -60,6 +78,15 @@ impl Dialect {
             "a name is empty".to_owned()
         } else if name.contains('\0') {
             "a name contains a NUL character".to_owned()
+        } else if self.alters == Alters::TransactSql {
+            let units = name.encode_utf16().count();
+            if units <= self.longest_name {
+                return Ok(());
+            }
+            format!(
+                "a name of {units} characters is too long for {}, which has {}",
+                self.name, self.longest_name
+            )
         } else if name.len() > self.longest_name {
             format!(
                 "a name of {} bytes is too long for {}, which cuts names after {}",
@@ -90,6 +117,64 @@ impl Dialect {
             }
         }
         Ok(())
+    }
+}
+
+impl Dialect {
+    /// Adds a column. Rows that are there have no value for it but the default, so it takes NULL.
+    fn add(&self, table: &str, column: &Wanted) -> String {
+        let name = self.ident(&column.name);
+        let default = column.added_default.as_ref().map(|text| text.replace('\'', "''"));
+        match (self.alters, default) {
+            (Alters::TransactSql, Some(text)) => {
+                format!(
+                    "ALTER TABLE {table} ADD {name} {} NULL DEFAULT N'{text}' WITH VALUES",
+                    column.data_type
+                )
+            }
+            (Alters::TransactSql, None) => {
+                format!("ALTER TABLE {table} ADD {name} {} NULL", column.data_type)
+            }
+            (_, Some(text)) => {
+                format!("ALTER TABLE {table} ADD COLUMN {name} {} DEFAULT '{text}'", column.data_type)
+            }
+            (_, None) => format!("ALTER TABLE {table} ADD COLUMN {name} {}", column.data_type),
+        }
+    }
+
+    /// Gives a column a wider type.
+    fn widen(&self, table: &str, name: &str, data_type: &str, not_null: bool) -> String {
+        match self.alters {
+            Alters::TransactSql => {
+                let null = if not_null { "NOT NULL" } else { "NULL" };
+                format!("ALTER TABLE {table} ALTER COLUMN {} {data_type} {null}", self.ident(name))
+            }
+            _ => format!("ALTER TABLE {table} ALTER COLUMN {} TYPE {data_type}", self.ident(name)),
+        }
+    }
+
+    /// Lets a column of this type take NULL.
+    fn take_null(&self, table: &str, name: &str, data_type: &str) -> String {
+        match self.alters {
+            Alters::TransactSql => self.widen(table, name, data_type, false),
+            _ => format!("ALTER TABLE {table} ALTER COLUMN {} DROP NOT NULL", self.ident(name)),
+        }
+    }
+
+    /// Gives a column another name.
+    fn rename(&self, table: &TableId, old: &str, new: &str) -> String {
+        match self.alters {
+            Alters::TransactSql => {
+                let path = format!("{}.{}", self.table(table), self.ident(old)).replace('\'', "''");
+                format!("EXEC sp_rename N'{path}', N'{}', N'COLUMN'", new.replace('\'', "''"))
+            }
+            _ => format!(
+                "ALTER TABLE {} RENAME COLUMN {} TO {}",
+                self.table(table),
+                self.ident(old),
+                self.ident(new)
+            ),
+        }
     }
 }
 
@@ -148,57 +233,58 @@ pub fn reshape(
     ours: bool,
     fits: impl Fn(&str, &str) -> bool,
 ) -> Result<Vec<String>> {
-    let alter = format!("ALTER TABLE {}", dialect.table(table));
+    let (own, alters) = (dialect.table(table), dialect.alters != Alters::Never);
     let mut statements = Vec::new();
     let mut misfits: Vec<String> = Vec::new();
     let mut remedies: Vec<String> = Vec::new();
 
     for column in wanted {
-        let name = dialect.ident(&column.name);
         let Some(there) = present.iter().find(|there| there.name == column.name) else {
-            // Rows that are there have no value for it, so that it cannot be NOT NULL.
-            let mut statement = format!("{alter} ADD COLUMN {name} {}", column.data_type);
-            if let Some(text) = &column.added_default {
-                statement.push_str(&format!(" DEFAULT '{}'", text.replace('\'', "''")));
-            }
-            statements.push(statement);
+            statements.push(dialect.add(&own, column));
             continue;
         };
         if there.generated {
             continue;
         }
+        let mut data_type = &there.data_type;
         if !fits(&column.data_type, &there.data_type) {
-            let widen = format!("{alter} ALTER COLUMN {name} TYPE {}", column.data_type);
+            let widen = dialect.widen(&own, &column.name, &column.data_type, there.not_null);
             let lossless = fits(&there.data_type, &column.data_type);
-            if ours && lossless && dialect.alters_columns {
+            if ours && lossless && alters {
                 statements.push(widen);
+                data_type = &column.data_type;
             } else {
                 misfits.push(format!(
                     "column `{}` is {} there and {} in the stream",
                     column.name, there.data_type, column.data_type
                 ));
-                if dialect.alters_columns {
-                    let using =
-                        if lossless { String::new() } else { format!(" USING {name}::{}", column.data_type) };
+                if alters {
+                    let using = match dialect.alters {
+                        Alters::Standard if !lossless => {
+                            format!(" USING {}::{}", dialect.ident(&column.name), column.data_type)
+                        }
+                        _ => String::new(),
+                    };
                     remedies.push(format!("{widen}{using}"));
                 }
             }
         }
-        if there.not_null && !column.not_null && ours && dialect.alters_columns {
-            statements.push(format!("{alter} ALTER COLUMN {name} DROP NOT NULL"));
+        if there.not_null && !column.not_null && ours && alters {
+            statements.push(dialect.take_null(&own, &column.name, data_type));
         }
     }
     for there in present {
         let unfilled = there.not_null && !there.defaulted && !there.generated;
         if unfilled && !wanted.iter().any(|column| column.name == there.name) {
-            if ours && dialect.alters_columns {
+            let take_null = dialect.take_null(&own, &there.name, &there.data_type);
+            if ours && alters {
                 // The source dropped it: old rows keep what they have, new ones have nothing.
-                statements.push(format!("{alter} ALTER COLUMN {} DROP NOT NULL", dialect.ident(&there.name)));
+                statements.push(take_null);
                 continue;
             }
             misfits.push(format!("column `{}` needs a value and the stream has none for it", there.name));
-            if dialect.alters_columns {
-                remedies.push(format!("{alter} ALTER COLUMN {} DROP NOT NULL", dialect.ident(&there.name)));
+            if alters {
+                remedies.push(take_null);
             }
         }
     }

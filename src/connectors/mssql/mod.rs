@@ -1,23 +1,29 @@
-//! SQL Server as a source.
-
-use std::sync::Arc;
+//! SQL Server and Azure SQL, as a source and as a target.
 
 use super::Connector;
-use crate::connection::Connection;
-use crate::error::{Error, ErrorKind, Result};
-use crate::target::Target;
 
 mod choose;
 mod codec;
 mod column;
+mod control;
 pub mod decode;
 mod discover;
+mod encode;
 mod horizon;
 mod keyset;
+mod kind;
+mod load;
 mod position;
+mod preflight;
+mod prepare;
 mod read;
+mod relation;
 mod rows;
+mod shape;
 mod source;
+mod stage;
+mod statements;
+mod target;
 #[cfg(test)]
 mod testing;
 mod tracking;
@@ -27,9 +33,4 @@ mod window;
 
 /// The line in `CONNECTORS`.
 pub(super) const CONNECTOR: Connector =
-    Connector { name: "mssql", schemes: &["mssql", "sqlserver"], source: source::open, target: no_target };
-
-fn no_target(connection: &Connection) -> Result<Arc<dyn Target>> {
-    Err(Error::new(ErrorKind::Unsupported, "SQL Server is a source in this build, not yet a target")
-        .with("connection", connection.name()))
-}
+    Connector { name: "mssql", schemes: &["mssql", "sqlserver"], source: source::open, target: target::open };

@@ -85,10 +85,7 @@ impl Renames {
 
     /// The statements, in order. Where the new name is still another column's, by way of a third name.
     pub fn statements(&self, dialect: &Dialect, table: &TableId) -> Vec<String> {
-        let rename = |old: &str, new: &str| {
-            let table = dialect.table(table);
-            format!("ALTER TABLE {table} RENAME COLUMN {} TO {}", dialect.ident(old), dialect.ident(new))
-        };
+        let rename = |old: &str, new: &str| dialect.rename(table, old, new);
         let taken: BTreeSet<&String> = self.moves.keys().collect();
         let detours: Vec<(&String, &String, String)> = self
             .moves

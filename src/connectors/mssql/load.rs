@@ -1,0 +1,169 @@
+//! One load: a change between two snapshots, in one transaction.
+//!
+//! ```text
+//! claim control row ──▶ #staging: bulk load ──▶ table empty ──▶ INSERT ──────────────────────┐
+//!                                          └──▶ else: MERGE, or DELETE, UPDATE, INSERT ──────┴▶ COMMIT
+//! ```
+//!
+//! A replacement is loaded as the difference to what is there: readers see the old rows until the
+//! commit and the new ones after it, and views, grants and foreign keys stay as they are.
+
+use super::control;
+use super::encode::Output;
+use super::prepare;
+use super::relation::{self, Relation};
+use super::stage::{self, Staged};
+use super::statements::{Statements, Way};
+use crate::clients::mssql::{Isolation, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::faults;
+use crate::table::{OP_COLUMN, TableId};
+use crate::target::{Deletes, Merge, MergeStats, Strategy};
+
+/// How long to wait, in milliseconds, for a lock on the table that somebody else holds.
+const PATIENCE: u32 = 60_000;
+
+/// Staged rows from which an index on them pays: below, the server joins them as they are.
+const INDEX_FROM: u64 = 5_000;
+
+/// Runs the transaction up to, and without, its commit.
+pub(super) async fn run(session: &mut Session, id: &TableId, mut merge: Merge) -> Result<MergeStats> {
+    if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
+        return Err(Error::new(ErrorKind::Config, "a merge needs a key")
+            .with("table", id)
+            .hint("set `primary_key`, or use `mode: append`"));
+    }
+    // An error ends the transaction: no half of a statement is ever committed.
+    session.batch("SET XACT_ABORT ON").await?;
+    session.begin(Isolation::ReadCommitted).await?;
+    control::claim(session, &merge.stream, id, merge.from, merge.to).await?;
+    session.batch(&format!("SET LOCK_TIMEOUT {PATIENCE}")).await?;
+
+    let relation = relation::relation(session, id).await?.ok_or_else(|| {
+        Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
+    })?;
+    let (outputs, statements) = columns(id, &merge, &relation)?;
+    let fresh = prepare::is_empty(session, id).await?;
+    let staged = stage::run(session, &statements, &outputs, &mut merge)
+        .await
+        .map_err(|error| error.with("table", id))?;
+    check_characters(session, &statements).await.map_err(|error| error.with("table", id))?;
+
+    let mut load = Load { session, statements, relation, staged, key: !merge.table.key.is_empty() };
+    let stats = load.apply(merge.strategy, fresh).await.map_err(|error| error.with("table", id))?;
+    faults::point(faults::IN_LOAD_TRANSACTION)?;
+    control::note(session, &merge.stream, id, stats.staged, &merge.table.schema).await?;
+    Ok(stats)
+}
+
+struct Load<'a> {
+    session: &'a mut Session,
+    statements: Statements,
+    relation: Relation,
+    staged: Staged,
+    key: bool,
+}
+
+impl Load<'_> {
+    async fn apply(&mut self, strategy: Strategy, fresh: bool) -> Result<MergeStats> {
+        let mut stats = MergeStats { staged: self.staged.rows, ..MergeStats::default() };
+        if self.staged.rows == 0 && strategy != Strategy::Replace {
+            return Ok(stats);
+        }
+        let identity = self.statements.identity_insert();
+        if let Some([on, _]) = &identity {
+            self.session.batch(on).await?;
+        }
+        if fresh || strategy == Strategy::Append {
+            stats.upserted = self.execute(&self.statements.insert(fresh)).await?;
+        } else {
+            if self.staged.rows >= INDEX_FROM
+                && let Some(index) = self.statements.index_staging()
+            {
+                self.session.batch(&index).await?;
+            }
+            if strategy == Strategy::Replace {
+                stats.deleted = self.execute(&self.statements.delete_others()).await?;
+            }
+            self.change(&mut stats).await?;
+        }
+        if let Some([_, off]) = &identity {
+            self.session.batch(off).await?;
+        }
+        Ok(stats)
+    }
+
+    async fn change(&mut self, stats: &mut MergeStats) -> Result<()> {
+        if !self.key {
+            stats.upserted = self.execute(&self.statements.insert(false)).await?;
+            return Ok(());
+        }
+        let way = self.way();
+        let mut merged_away = 0;
+        if self.staged.deletes > 0 {
+            if let Some(delete) = self.statements.delete(way) {
+                stats.deleted += self.execute(&delete).await?;
+            } else if self.statements.deletes == Deletes::Hard {
+                // The merge counts all that it does as one.
+                merged_away = self.count(&self.statements.count_deletes()).await?;
+                stats.deleted += merged_away;
+            }
+        }
+        for statement in self.statements.upsert(way) {
+            stats.upserted += self.execute(&statement).await?;
+        }
+        stats.upserted = stats.upserted.saturating_sub(merged_away);
+        Ok(())
+    }
+
+    /// `MERGE`, unless something hangs on the table with which it has done wrong.
+    fn way(&self) -> Way {
+        match self.relation.hazard {
+            None => Way::Merge,
+            Some(reason) => {
+                tracing::debug!(table = %self.statements.table, reason, "updates and inserts instead of a merge");
+                Way::UpdateInsert
+            }
+        }
+    }
+
+    async fn execute(&mut self, statement: &str) -> Result<u64> {
+        tracing::debug!(table = %self.statements.table, statement, "changes a target table");
+        self.session.run(statement, &[]).await
+    }
+
+    async fn count(&mut self, query: &str) -> Result<u64> {
+        let rows = self.session.rows(query).await?;
+        let count = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose()?.flatten();
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+    }
+}
+
+/// A text that a column's code page cannot hold would be stored with question marks.
+async fn check_characters(session: &mut Session, statements: &Statements) -> Result<()> {
+    let Some(query) = statements.find_unwritable() else { return Ok(()) };
+    let rows = session.rows(&query).await?;
+    let place = rows.first().map(|row| row.try_get::<i32, _>(0)).transpose()?.flatten().unwrap_or(-1);
+    match usize::try_from(place).ok().and_then(|place| statements.columns.get(place)) {
+        None => Ok(()),
+        Some(column) => Err(Error::new(
+            ErrorKind::Data,
+            "a text has a character that the code page of the target's column has not",
+        )
+        .with("column", &column.name)
+        .hint("make the column `nvarchar`, or give it a UTF-8 collation")),
+    }
+}
+
+fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Output>, Statements)> {
+    let stream = merge.changes.schema();
+    let expected = merge.table.schema.fields().iter().map(|field| field.name().as_str()).chain([OP_COLUMN]);
+    if !stream.fields().iter().map(|field| field.name().as_str()).eq(expected) {
+        return Err(Error::new(ErrorKind::Internal, "the changes have other columns than the table")
+            .with("table", id));
+    }
+    let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
+    let (outputs, columns) = columns.into_iter().unzip();
+    let statements = Statements { table: id.clone(), columns, deletes: merge.table.deletes };
+    Ok((outputs, statements))
+}
