@@ -48,7 +48,8 @@ pub(crate) async fn connect(connection: &Connection, options: Options) -> Result
     let mut pause = FIRST_PAUSE;
     let mut left = params.connect_retries;
     loop {
-        let error = match open(&params, options).await {
+        // Boxed, as are its parts: the client's own futures are large, and so would all be that wait for it.
+        let error = match Box::pin(open(&params, options)).await {
             Ok(session) => return Ok(session),
             Err(error) => error,
         };
@@ -74,8 +75,10 @@ async fn open(params: &Params, options: Options) -> Result<Session> {
         (None, None) => 1433,
     };
     for _ in 0..=REDIRECTS {
-        let opened =
-            tokio::time::timeout(params.connect_timeout, log_in(params, config.clone(), &host, port));
+        let opened = tokio::time::timeout(
+            params.connect_timeout,
+            Box::pin(log_in(params, config.clone(), &host, port)),
+        );
         let failed = match opened.await {
             Ok(Ok(client)) => return settle(params, client).await.map_err(at(&host, port)),
             Ok(Err(Failed::Redirected(to, at))) => {
@@ -144,7 +147,7 @@ async fn config(params: &Params, options: Options) -> Result<Config> {
 async fn log_in(params: &Params, config: Config, host: &str, port: u16) -> Result<Client, Failed> {
     use_our_cryptography();
     let socket = dial(host, port, params.all_addresses).await.map_err(Failed::Error)?;
-    Client::connect(config, socket.compat_write()).await.map_err(|error| match error {
+    Box::pin(Client::connect(config, socket.compat_write())).await.map_err(|error| match error {
         tiberius::error::Error::Routing { host, port } => Failed::Redirected(host, port),
         error => Failed::Error(translate(&error)),
     })

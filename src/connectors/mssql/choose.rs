@@ -71,12 +71,13 @@ pub(super) fn choose(relation: &Relation, request: &ReadRequest, snapshot: bool)
                 }
             };
         }
-        ChangeDetection::Auto if request.cursor.is_none() && relation.tracked => {
-            if untracked(relation, request, snapshot).is_none() {
-                let note =
-                    "changes are found by Change Tracking, which is on: deletes are seen too".to_owned();
-                return plain(ChangeDetection::Tracking, Some(note));
-            }
+        ChangeDetection::Auto
+            if request.cursor.is_none()
+                && relation.tracked
+                && untracked(relation, request, snapshot).is_none() =>
+        {
+            let note = "changes are found by Change Tracking, which is on: deletes are seen too".to_owned();
+            return plain(ChangeDetection::Tracking, Some(note));
         }
         _ => {}
     }

@@ -54,15 +54,13 @@ impl Versions {
     }
 }
 
+/// A column that is wanted, and how it is selected from an alias.
+pub(super) type Selected<'a> = (String, &'a dyn Fn(&str) -> String);
+
 /// The statement that reads the changes after a version.
 ///
 /// `columns` are the columns wanted: name, and how each is selected from an alias.
-pub(super) fn changes(
-    table: &str,
-    key: &[String],
-    columns: &[(String, &dyn Fn(&str) -> String)],
-    after: Number,
-) -> String {
+pub(super) fn changes(table: &str, key: &[String], columns: &[Selected<'_>], after: Number) -> String {
     let list: Vec<String> = columns
         .iter()
         .map(|(name, select)| {
@@ -125,8 +123,7 @@ mod tests {
     fn keys_of_deleted_rows_come_from_the_change() {
         let id = |column: &str| column.to_owned();
         let money = |column: &str| format!("CAST({column} AS decimal(19,4))");
-        let columns: [(String, &dyn Fn(&str) -> String); 3] =
-            [("a]b".into(), &id), ("total".into(), &money), ("id".into(), &id)];
+        let columns: [Selected<'_>; 3] = [("a]b".into(), &id), ("total".into(), &money), ("id".into(), &id)];
         let sql = changes("[dbo].[t]", &["id".into(), "a]b".into()], &columns, Number(7));
         expect!["SELECT ct.[a]]b], CAST(t.[total] AS decimal(19,4)), ct.[id], CASE WHEN ct.SYS_CHANGE_OPERATION = N'D' OR t.[id] IS NULL THEN 1 ELSE 0 END FROM CHANGETABLE(CHANGES [dbo].[t], 7) AS ct LEFT OUTER JOIN [dbo].[t] AS t ON t.[id] = ct.[id] AND t.[a]]b] = ct.[a]]b]"]
             .assert_eq(&sql);

@@ -269,7 +269,7 @@ impl Window<'_> {
                 )
             })
             .collect();
-        let columns: Vec<(String, &dyn Fn(&str) -> String)> =
+        let columns: Vec<tracking::Selected<'_>> =
             selected.iter().map(|(name, select)| (name.clone(), select.as_ref())).collect();
         let key = self.relation.primary_key().unwrap_or_default();
         let statement = tracking::changes(&table, key, &columns, version);
