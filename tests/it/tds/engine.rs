@@ -18,8 +18,8 @@ use super::translate::{Token, find, inside, quoted, split, sqlite, table_name, t
 use super::wire::{Column, ServerError};
 use super::{Answer, Backend, Request, Type, Value};
 
-/// How long a writer waits for another.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a writer waits for another: longer than any load of a test, on a machine however busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One database.
 #[derive(Clone)]
