@@ -13,6 +13,7 @@
 
 mod as_of;
 mod changes;
+mod decimals;
 mod export;
 mod metadata;
 mod syntax;
@@ -20,7 +21,7 @@ mod tables;
 
 use std::sync::Arc;
 
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::prelude::{DataFrame, SQLOptions, SessionContext};
 use datafusion::sql::parser::Statement;
 
@@ -52,6 +53,7 @@ pub async fn session(lake: &Lake, budget: Budget, as_of: Option<AsOf>) -> Result
         .with_default_features()
         .build();
     let session = SessionContext::new_with_state(state);
+    session.state_ref().write().register_expr_planner(Arc::new(decimals::Decimals))?;
     session.register_catalog(CATALOG, Arc::new(catalog));
     Ok(session)
 }
