@@ -33,6 +33,7 @@ mod memory;
 mod mssql_conformance;
 mod mssql_pass;
 mod mssql_round;
+mod mssql_source;
 mod mssql_target;
 mod past;
 mod postgres_keyset;
