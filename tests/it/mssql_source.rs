@@ -468,7 +468,8 @@ async fn tracked_changes_come_with_deletes_and_a_version_that_is_gone_starts_ane
     assert!(place("LEVEL SNAPSHOT") < place("CHANGE_TRACKING_MIN_VALID_VERSION"));
     assert!(place("CHANGE_TRACKING_MIN_VALID_VERSION") < place("SYS_CHANGE_OPERATION"));
 
-    let changes: [(fn(&mut Shop), &str); 3] = [
+    type Change = fn(&mut Shop);
+    let changes: [(Change, &str); 3] = [
         (|shop| shop.oldest = 6, "forgotten"),
         (|shop| (shop.oldest, shop.version) = (0, 0), "restored"),
         (|shop| (shop.version, shop.fork) = (9, "fork 2"), "restored"),

@@ -456,7 +456,7 @@ async fn every_type_is_staged_as_it_is_and_arrives() {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(vec![1, 2])),
         // More digits than a float has.
-        decimal(922_337_203_685_477_580_7, 19, 4),
+        decimal(9_223_372_036_854_775_807, 19, 4),
         decimal(-2_147_483_648, 10, 4),
         text(&"ü".repeat(2_500)),
         text("ab"),

@@ -382,7 +382,6 @@ impl Connected {
         bind(&mut query, parameters)?;
         let declared: Vec<(String, Option<Type>)> = query
             .columns()
-            .into_iter()
             .map(|column| (column.name().to_owned(), column.decl_type().and_then(declared)))
             .collect();
         let mut found: Vec<Vec<Stored>> = Vec::new();
