@@ -237,10 +237,8 @@ pub(super) async fn all(session: &Session) -> Result<Vec<Relation>> {
 
 /// What was found already, or else is found now.
 pub(super) async fn unless(found: Option<Relation>, session: &Session, table: &TableId) -> Result<Relation> {
-    match found {
-        Some(relation) => Ok(relation),
-        None => one(session, table).await,
-    }
+    let Some(relation) = found else { return one(session, table).await };
+    Ok(relation)
 }
 
 /// One relation, or an error that names the ones with similar names.
