@@ -76,22 +76,10 @@ impl Config {
             above: overrides.stream.clone(),
             path,
             tree,
-            warnings: Vec::new(),
         };
-        config.warn_of_schedules();
         config.apply_from(overrides)?;
         config.apply_to(overrides)?;
         Ok(config)
-    }
-
-    fn warn_of_schedules(&mut self) {
-        let scheduled = self.streams.iter().any(|(_, entry)| entry.schedule.is_some());
-        if scheduled || self.defaults.schedule.is_some() {
-            self.warnings.push(
-                "`schedule` is for the scheduler, which is not in this build yet; use `run --every 5m` or cron"
-                    .to_owned(),
-            );
-        }
     }
 
     /// A run without a file: the flags' tables are the streams.

@@ -51,7 +51,6 @@ pub struct Config {
     streams: Vec<(String, StreamEntry)>,
     above: StreamEntry,
     tree: tree::Node,
-    warnings: Vec<String>,
 }
 
 /// What flags and environment say; it goes above the file.
@@ -111,11 +110,6 @@ impl Config {
             return Ok(self.connections.values().cloned().collect());
         }
         names.into_iter().map(|name| self.named(name)).collect()
-    }
-
-    /// What the user should know before anything runs.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
     }
 
     /// A connection by its name, or by its URL.

@@ -52,7 +52,7 @@ impl Config {
             (selects.is_empty() || selects.iter().any(|pattern| pattern.matches(table)))
                 && !excludes.iter().any(|pattern| pattern.matches(table))
         };
-        let mut resolved = Resolved { warnings: self.warnings.clone(), ..Resolved::default() };
+        let mut resolved = Resolved::default();
         let entries = self.entries()?;
         for (entry, tables) in self.expand(&entries, &selects, lister, &mut resolved.warnings).await? {
             let schedule = schedule::schedule(&entry.settings)
