@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::delta::Watermark;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::table::{TableDescription, TableId};
 
 /// Rows of one table, in batches that all have the reading's schema.
@@ -278,6 +278,14 @@ pub struct Finding {
     pub message: String,
     /// What to do: a statement to run, where there is one.
     pub remedy: Option<String>,
+}
+
+impl From<&Error> for Finding {
+    /// What would stop a run.
+    fn from(error: &Error) -> Self {
+        let remedy = error.hint_text().map(str::to_owned);
+        Self { severity: Severity::Error, message: error.to_string(), remedy }
+    }
 }
 
 /// How bad a [`Finding`] is.

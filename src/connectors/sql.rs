@@ -1,4 +1,5 @@
-//! What SQL databases share: quoting, and the difference between two table shapes.
+//! What SQL databases share: quoting, the difference between two table shapes, and the parts of reading
+//! and loading that are the same for all.
 //!
 //! ```text
 //! columns wanted ──┐
@@ -10,8 +11,19 @@
 //! we do not alter beyond adding columns; then the error holds the statement to run. Columns that the
 //! lake renamed are found by [`Renames`].
 
+mod loading;
+mod names;
+mod position;
+mod reading;
 mod renames;
 
+pub use loading::{DELETED_AT, History, check_changes, lake_ids, mark_deleted};
+pub use names::{missing_column, missing_table, named_for_change};
+pub(crate) use position::as_text;
+pub use position::{Number, Stored};
+pub use reading::{
+    Pool, Queue, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, lock, replaced_values,
+};
 pub use renames::Renames;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -17,7 +17,7 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use super::storage::iceberg_error;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Characters of a string, or bytes of a binary, that a bound keeps: the default of Iceberg's own
 /// writers.
@@ -99,7 +99,7 @@ fn range<'a>(
         range = Some(match range {
             None => (min, max),
             Some((lower, upper)) => {
-                (if less(&min, &lower) { min } else { lower }, if less(&upper, &max) { max } else { upper })
+                (if less(&min, &lower)? { min } else { lower }, if less(&upper, &max)? { max } else { upper })
             }
         });
     }
@@ -107,9 +107,9 @@ fn range<'a>(
 }
 
 /// The order of Iceberg's single values. Decimals of one column have one scale.
-fn less(a: &Datum, b: &Datum) -> bool {
+fn less(a: &Datum, b: &Datum) -> Result<bool> {
     use PrimitiveLiteral as L;
-    match (a.literal(), b.literal()) {
+    Ok(match (a.literal(), b.literal()) {
         (L::Boolean(a), L::Boolean(b)) => a < b,
         (L::Int(a), L::Int(b)) => a < b,
         (L::Long(a), L::Long(b)) => a < b,
@@ -119,8 +119,8 @@ fn less(a: &Datum, b: &Datum) -> bool {
         (L::Binary(a), L::Binary(b)) => a < b,
         (L::Int128(a), L::Int128(b)) => a < b,
         (L::UInt128(a), L::UInt128(b)) => a < b,
-        _ => unreachable!("bounds of one column have one type"),
-    }
+        _ => return Err(Error::new(ErrorKind::Internal, "the bounds of a column have two types")),
+    })
 }
 
 #[derive(Clone, Copy)]

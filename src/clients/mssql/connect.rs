@@ -14,11 +14,9 @@ use super::error::{from_io, is_waking, lost, translate};
 use super::params::{Auth, Params};
 use super::session::{Client, Server, Session};
 use super::{browser, token};
+use crate::clients::keep_alive;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
-
-/// A silent peer is asked after this time, then at this interval, this many times.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 6);
 
 /// Azure redirects once, from its gateway to the machine; more is a loop.
 const REDIRECTS: usize = 2;
@@ -183,14 +181,6 @@ async fn dial(host: &str, port: u16, all_at_once: bool) -> Result<TcpStream> {
     };
     keep_alive(&socket).map_err(refused)?;
     Ok(socket)
-}
-
-fn keep_alive(socket: &TcpStream) -> io::Result<()> {
-    let (idle, interval, retries) = KEEPALIVE;
-    socket.set_nodelay(true)?;
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
-    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 /// Brings the settings in order and learns about the server, in one round trip.

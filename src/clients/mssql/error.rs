@@ -7,6 +7,7 @@ use std::io;
 
 use tiberius::error::{Error as ClientError, TokenError};
 
+use crate::clients::first_lower;
 use crate::error::{Error, ErrorKind};
 
 /// The key under which an [`Error`] keeps the server's number.
@@ -262,14 +263,6 @@ pub(super) fn is_waking(error: &Error) -> bool {
         number(error),
         Some(921 | 10928 | 10929 | 18401 | 40197 | 40501 | 40613 | 42108 | 42109 | 49918..=49920)
     )
-}
-
-fn first_lower(message: &str) -> String {
-    let mut chars = message.trim_end_matches('.').chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -18,4 +18,4 @@ mod token;
 
 pub(crate) use connect::{Options, connect};
 pub(crate) use error::number;
-pub(crate) use session::{Isolation, Session, ident, literal, table};
+pub(crate) use session::{Isolation, Session, literal};

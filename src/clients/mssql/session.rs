@@ -7,7 +7,6 @@ use tokio::net::TcpStream;
 use tokio_util::compat::Compat;
 
 use crate::error::Result;
-use crate::table::TableId;
 
 /// The client below a session.
 pub(crate) type Client = tiberius::Client<Compat<TcpStream>>;
@@ -110,19 +109,6 @@ impl DerefMut for Session {
     }
 }
 
-/// A name in brackets: case, blanks, quotes and reserved words are kept as they are.
-pub(crate) fn ident(name: &str) -> String {
-    format!("[{}]", name.replace(']', "]]"))
-}
-
-/// A table's name in brackets, with its schema where there is one.
-pub(crate) fn table(table: &TableId) -> String {
-    match &table.schema {
-        Some(schema) => format!("{}.{}", ident(schema), ident(&table.name)),
-        None => ident(&table.name),
-    }
-}
-
 /// A text as a literal.
 pub(crate) fn literal(text: &str) -> String {
     format!("N'{}'", text.replace('\'', "''"))
@@ -132,13 +118,8 @@ pub(crate) fn literal(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The client pastes names into statements; nothing but the bracket ends one.
     #[test]
-    fn names_and_texts_are_quoted() {
-        assert_eq!(ident("a]b"), "[a]]b]");
-        assert_eq!(ident("select; --"), "[select; --]");
-        assert_eq!(table(&TableId::new("My Schema", "o'k")), "[My Schema].[o'k]");
-        assert_eq!(table(&TableId::bare("t")), "[t]");
+    fn texts_are_quoted() {
         assert_eq!(literal("it's"), "N'it''s'");
     }
 }

@@ -12,7 +12,6 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -26,11 +25,9 @@ use super::error::{from_io, lost, translate};
 use super::params::{Params, SessionKind, SslMode};
 use super::tap::{Switch, Tap};
 use super::tls;
+use crate::clients::keep_alive;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
-
-/// A silent peer is asked after this time, then at this interval, this many times.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 6);
 
 /// The first message of a client that would like TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -283,14 +280,6 @@ async fn dial(host: &str, port: u16) -> Result<Socket> {
 fn unknown_host(error: &io::Error) -> Error {
     Error::new(ErrorKind::Config, "the host is not known")
         .hint(format!("check its name in the connection's URL ({error})"))
-}
-
-fn keep_alive(socket: &TcpStream) -> io::Result<()> {
-    let (idle, interval, retries) = KEEPALIVE;
-    socket.set_nodelay(true)?;
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
-    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 /// A handshake that puts the tap on the clear side of the session.

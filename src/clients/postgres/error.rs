@@ -8,6 +8,7 @@ use std::io;
 
 use tokio_postgres::error::DbError;
 
+use crate::clients::first_lower;
 use crate::error::{Error, ErrorKind};
 
 impl From<tokio_postgres::Error> for Error {
@@ -158,14 +159,6 @@ fn grant(message: &str) -> Option<String> {
         "function" => format!("run `GRANT EXECUTE ON FUNCTION {name} TO <user>`"),
         _ => return None,
     })
-}
-
-fn first_lower(message: &str) -> String {
-    let mut chars = message.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

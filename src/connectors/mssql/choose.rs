@@ -3,8 +3,9 @@
 //! `auto` goes by what loses least: Change Tracking sees everything, a row version all but deletes, a
 //! timestamp what its writers set, a key what is new. What is left is to read the table each time.
 
-use super::discover::{Column, Relation, missing_column, named_for_change};
+use super::discover::{Column, Relation};
 use super::types::TypeOf;
+use crate::connectors::sql::named_for_change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{ChangeDetection, ReadRequest};
 use crate::table::CursorCandidate;
@@ -141,7 +142,7 @@ fn untracked(relation: &Relation, request: &ReadRequest, snapshot: bool) -> Opti
 }
 
 fn named(relation: &Relation, request: &ReadRequest, name: &str) -> Result<Choice> {
-    let column = relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+    let column = relation.named(name)?;
     let refuse = |message: String| {
         let error = Error::new(ErrorKind::Config, message).with("column", name).with("table", &relation.id);
         let offers = offers(relation);

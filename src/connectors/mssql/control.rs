@@ -3,17 +3,15 @@
 //! A load takes its row first of all, by moving it from the snapshot expected to the one to come. So
 //! two runners never both load: the second waits a moment for the row, and then finds it moved.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use arrow::datatypes::Schema;
 
-use arrow::datatypes::{Field, Schema};
-
+use super::discover::text as text_of;
 use super::shape::KEY_COLLATION;
-use crate::clients::mssql::{Session, literal, number, table as quoted};
-use crate::connectors::sql::Renames;
+use crate::clients::mssql::{Session, literal, number};
+use crate::connectors::sql::{History, MSSQL, Renames, lake_ids};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{LAKE_COLUMN_ID, TableId};
+use crate::table::TableId;
 use crate::target::Applied;
 
 /// Its name, in the schema of the tables that it is about.
@@ -39,60 +37,33 @@ pub(super) fn create(table: &TableId) -> String {
          [lake_table] uniqueidentifier NOT NULL,\n  [snapshot_id] bigint NOT NULL,\n  \
          [applied_at] datetime2(7) NOT NULL,\n  [rows] bigint NOT NULL,\n  [columns] nvarchar(max) NOT NULL,\n  \
          CONSTRAINT [pk_frazil_applied] PRIMARY KEY ([stream], [target_table])\n)",
-        quoted(&beside(table))
+        MSSQL.table(&beside(table))
     )
 }
 
-/// What earlier loads say of a table.
-#[derive(Debug, Default)]
-pub(super) struct History {
-    /// Whether any stream ever loaded it: then we made it, or were given it.
-    pub(super) ours: bool,
-    /// The names under which columns were loaded, by the lake's ids.
-    pub(super) columns: BTreeMap<String, String>,
-    /// The same, stream by stream.
-    pub(super) streams: Vec<(String, BTreeMap<String, String>)>,
-}
-
-impl History {
-    /// The statements that note columns by their new names. They belong in the transaction that renames.
-    pub(super) fn renamed(&self, table: &TableId, renames: &Renames) -> Vec<String> {
-        let note = |(stream, columns): &(String, BTreeMap<String, String>)| {
-            let noted = serde_json::to_string(&renames.noted(columns)).expect("names are text");
-            format!(
-                "UPDATE {} SET [columns] = {} WHERE [stream] = {} AND [target_table] = {}",
-                quoted(&beside(table)),
-                literal(&noted),
-                literal(stream),
-                literal(&table.name)
-            )
-        };
-        if renames.is_empty() { Vec::new() } else { self.streams.iter().map(note).collect() }
-    }
+/// The statements that note columns by their new names. They belong in the transaction that renames.
+pub(super) fn renamed(table: &TableId, history: &History, renames: &Renames) -> Vec<String> {
+    let note = |(stream, columns): (&str, String)| {
+        format!(
+            "UPDATE {} SET [columns] = {} WHERE [stream] = {} AND [target_table] = {}",
+            MSSQL.table(&beside(table)),
+            literal(&columns),
+            literal(stream),
+            literal(&table.name)
+        )
+    };
+    history.renamed(renames).map(note).collect()
 }
 
 /// What earlier loads say of a table whose control table exists.
 pub(super) async fn history(session: &mut Session, table: &TableId) -> Result<History> {
     let query = format!(
         "SELECT a.[stream], a.[columns] FROM {} AS a WHERE a.[target_table] = @P1",
-        quoted(&beside(table))
+        MSSQL.table(&beside(table))
     );
     let rows = session.rows_with(&query, &[&table.name.as_str()]).await?;
-    let mut history = History { ours: !rows.is_empty(), ..History::default() };
-    for row in &rows {
-        let columns = parse(row.try_get::<&str, _>(1)?.unwrap_or("{}"), table)?;
-        history.columns.extend(columns.clone());
-        history.streams.push((row.try_get::<&str, _>(0)?.unwrap_or_default().to_owned(), columns));
-    }
-    Ok(history)
-}
-
-fn parse(text: &str, table: &TableId) -> Result<BTreeMap<String, String>> {
-    serde_json::from_str(text).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, "the control row's `columns` cannot be read")
-            .with("table", table)
-            .because(error)
-    })
+    let noted = rows.iter().map(|row| (text_of(row, 0), text_of(row, 1)));
+    History::of(table, noted)
 }
 
 /// What the table shows. `None` too when there is no control table yet.
@@ -100,7 +71,7 @@ pub(super) async fn applied(session: &mut Session, stream: &str, table: &TableId
     let query = format!(
         "SELECT CAST(a.[lake_table] AS nvarchar(36)) AS lake_table, a.[snapshot_id] FROM {} AS a \
          WHERE a.[stream] = @P1 AND a.[target_table] = @P2",
-        quoted(&beside(table))
+        MSSQL.table(&beside(table))
     );
     let rows = match session.rows_with(&query, &[&stream, &table.name.as_str()]).await {
         // There is no such table.
@@ -126,7 +97,7 @@ pub(super) async fn claim(
     to: Applied,
 ) -> Result<()> {
     session.batch(&format!("SET LOCK_TIMEOUT {PATIENCE}")).await?;
-    let control = quoted(&beside(table));
+    let control = MSSQL.table(&beside(table));
     let (name, lake_table, snapshot) = (table.name.as_str(), to.lake_table.to_string(), to.snapshot.0);
     let moved = match from {
         None => {
@@ -167,13 +138,6 @@ fn overtaken(table: &TableId) -> Error {
         .hint("nothing of this run was loaded; the next one goes on from there")
 }
 
-/// The names of columns, by the lake's ids.
-pub(super) fn columns(schema: &Schema) -> BTreeMap<String, String> {
-    let column =
-        |field: &Arc<Field>| Some((field.metadata().get(LAKE_COLUMN_ID)?.clone(), field.name().clone()));
-    schema.fields().iter().filter_map(column).collect()
-}
-
 /// Adds to the control row what the load did, at its end. Columns that the lake does not have any more
 /// stay noted: the target keeps them, and their names may become those of others.
 pub(super) async fn note(
@@ -183,13 +147,13 @@ pub(super) async fn note(
     rows: u64,
     schema: &Schema,
 ) -> Result<()> {
-    let control = quoted(&beside(table));
+    let control = MSSQL.table(&beside(table));
     let query =
         format!("SELECT a.[columns] FROM {control} AS a WHERE a.[stream] = @P1 AND a.[target_table] = @P2");
     let found = session.rows_with(&query, &[&stream, &table.name.as_str()]).await?;
     let text = found.first().map(|row| row.try_get::<&str, _>(0)).transpose()?.flatten().unwrap_or("{}");
-    let mut noted = parse(text, table)?;
-    noted.extend(columns(schema));
+    let mut noted = History::of(table, [(stream.to_owned(), text.to_owned())])?.columns;
+    noted.extend(lake_ids(schema));
     let noted = serde_json::to_string(&noted).expect("names are text");
     let update = format!(
         "UPDATE {control} SET [rows] = @P3, [columns] = @P4, [applied_at] = SYSUTCDATETIME() \

@@ -10,16 +10,14 @@ use tiberius::Row;
 
 use super::codec::Codec;
 use super::types::{Conversion, TypeOf, conversion};
-use crate::clients::mssql::{Session, literal, table as quoted_table};
-use crate::error::{Error, ErrorKind, Result};
+use crate::clients::mssql::{Session, literal};
+use crate::connectors::sql::{MSSQL, missing_column, missing_table, named_for_change};
+use crate::error::{Error, Result};
 use crate::source::{OutOfRange, ValuePolicy};
 use crate::table::{
     ColumnDescription, CursorCandidate, Fidelity, KeyDescription, SOURCE_COLUMN_ID, SOURCE_TYPE,
     TableDescription, TableId, TableKind,
 };
-
-/// A name is suggested when it is at least this similar (Jaro-Winkler, 1 is equal).
-const SIMILAR: f64 = 0.85;
 
 /// A relation, as far as reading it needs.
 #[derive(Debug, Clone)]
@@ -57,6 +55,12 @@ impl Relation {
     /// The column of that exact name.
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The column of that name, or an error with the one that was probably meant.
+    pub(super) fn named(&self, name: &str) -> Result<&Column> {
+        let names = self.columns.iter().map(|column| column.name.as_str());
+        self.column(name).ok_or_else(|| missing_column(&self.id, names, name))
     }
 
     /// How a column travels, and its Arrow field.
@@ -148,55 +152,8 @@ impl Relation {
 
     /// The name, in brackets.
     pub(super) fn quoted(&self) -> String {
-        quoted_table(&self.id)
+        MSSQL.table(&self.id)
     }
-}
-
-/// A column that is not there, with the one that was probably meant.
-pub(super) fn missing_column(relation: &Relation, name: &str) -> Error {
-    let error = Error::new(ErrorKind::Config, "column does not exist")
-        .with("column", name)
-        .with("table", &relation.id);
-    let near = relation
-        .columns
-        .iter()
-        .map(|column| (strsim::jaro_winkler(&column.name.to_lowercase(), &name.to_lowercase()), &column.name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
-        Some((similar, near)) if similar >= SIMILAR => error.hint(format!("did you mean `{near}`?")),
-        _ => {
-            let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
-            error.hint(format!("it has {}", names.join(", ")))
-        }
-    }
-}
-
-/// How surely a name says that the column is set by every change: lower is surer.
-pub(super) fn named_for_change(name: &str) -> Option<u8> {
-    let name: String = name.to_ascii_lowercase().replace('_', "");
-    const SURE: [&str; 14] = [
-        "updatedat",
-        "modifiedat",
-        "modifieddate",
-        "updateddate",
-        "lastmodified",
-        "lastmodifieddate",
-        "lastupdated",
-        "lastupdate",
-        "updatetime",
-        "modifytime",
-        "changedat",
-        "dateupdated",
-        "datemodified",
-        "modifiedon",
-    ];
-    if SURE.contains(&name.as_str()) {
-        return Some(0);
-    }
-    if name.contains("update") || name.contains("modif") {
-        return Some(1);
-    }
-    (name.contains("changed") || name == "mtime").then_some(2)
 }
 
 /// Everything that the user may read, in name order.
@@ -225,23 +182,11 @@ pub(super) async fn one(session: &mut Session, table: &TableId) -> Result<Relati
 async fn missing(session: &mut Session, table: &TableId) -> Result<Error> {
     let sql = "SELECT s.name, o.name FROM sys.objects o JOIN sys.schemas s ON s.schema_id = o.schema_id \
                WHERE o.type IN ('U', 'V') AND o.is_ms_shipped = 0";
-    let wanted = table.name.to_lowercase();
-    let mut near: Vec<(f64, String)> = session
-        .rows(sql)
-        .await?
-        .iter()
-        .map(|row| TableId::new(text(row, 0), text(row, 1)))
-        .map(|id| (strsim::jaro_winkler(&wanted, &id.name.to_lowercase()), id.to_string()))
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    let error = Error::new(ErrorKind::Config, "table does not exist").with("table", table);
-    Ok(if near.is_empty() {
-        error.hint("`frazil discover` lists what there is: what the user has no right to is not there for it")
-    } else {
-        let names: Vec<_> = near.into_iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
-        error.hint(format!("did you mean {}?", names.join(" or ")))
-    })
+    let rows = session.rows(sql).await?;
+    let there = rows.iter().map(|row| TableId::new(text(row, 0), text(row, 1)));
+    let otherwise =
+        "`frazil discover` lists what there is: what the user has no right to is not there for it";
+    Ok(missing_table(table, there, otherwise))
 }
 
 /// The catalog's answer for relations that a filter finds.

@@ -23,8 +23,9 @@ use tiberius::{ColumnData, Row};
 use super::choose::Cursor;
 use super::column::instant;
 use super::discover::{Relation, number};
-use super::position::{Number, Ticks};
-use crate::clients::mssql::{Session, ident, number as error_number};
+use super::position::Ticks;
+use crate::clients::mssql::{Session, number as error_number};
+use crate::connectors::sql::{MSSQL, Number};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableKind;
 
@@ -133,7 +134,8 @@ pub(super) async fn identity(
     cursor: &Cursor,
     wait: bool,
 ) -> Result<Horizon<Number>> {
-    let largest = format!("SELECT CAST(MAX({}) AS bigint) FROM {}", ident(&cursor.name), relation.quoted());
+    let largest =
+        format!("SELECT CAST(MAX({}) AS bigint) FROM {}", MSSQL.ident(&cursor.name), relation.quoted());
     let rows = session.rows(&largest).await?;
     let at = rows.first().and_then(|row| row.try_get::<i64, _>(0).ok().flatten()).map(Number);
     let mut writers = writers(session, relation).await.map_err(|error| match error_number(&error) {

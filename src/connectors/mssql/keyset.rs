@@ -11,16 +11,10 @@
 //! whatever changes meanwhile is read again, and only there it is done.
 
 use super::discover::{Column, Relation};
-use super::read::Select;
-use crate::clients::mssql::{Session, ident};
+use crate::clients::mssql::Session;
+use crate::connectors::sql::{MSSQL, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select};
 use crate::error::Result;
 
-/// A range: large enough that starting a statement costs nothing, small enough that streams end together.
-const RANGE_BYTES: u64 = 64 << 20;
-/// Ranges for each stream of a table that is smaller than that.
-const RANGES_A_STREAM: u64 = 4;
-/// No range is smaller.
-const SMALLEST_RANGE_BYTES: u64 = 1 << 20;
 /// Bytes of a row where nothing is known.
 const ASSUMED_ROW_BYTES: u64 = 100;
 
@@ -175,7 +169,7 @@ fn key_column(column: &Column) -> Option<KeyColumn> {
         "binary" | "varbinary" => Text::Hex,
         _ => return None,
     };
-    Some(KeyColumn { name: ident(&column.name), of: column.of.written(), text })
+    Some(KeyColumn { name: MSSQL.ident(&column.name), of: column.of.written(), text })
 }
 
 impl ByKey {

@@ -15,9 +15,10 @@ use super::relation::{self, Relation};
 use super::stage::{self, Staged};
 use super::statements::{Statements, Way};
 use crate::clients::mssql::{Isolation, Session};
+use crate::connectors::sql::check_changes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::table::{OP_COLUMN, TableId};
+use crate::table::TableId;
 use crate::target::{Deletes, Merge, MergeStats, Strategy};
 
 /// How long to wait, in milliseconds, for a lock on the table that somebody else holds.
@@ -156,12 +157,7 @@ async fn check_characters(session: &mut Session, statements: &Statements) -> Res
 }
 
 fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Output>, Statements)> {
-    let stream = merge.changes.schema();
-    let expected = merge.table.schema.fields().iter().map(|field| field.name().as_str()).chain([OP_COLUMN]);
-    if !stream.fields().iter().map(|field| field.name().as_str()).eq(expected) {
-        return Err(Error::new(ErrorKind::Internal, "the changes have other columns than the table")
-            .with("table", id));
-    }
+    check_changes(id, merge)?;
     let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
     let (outputs, columns) = columns.into_iter().unzip();
     let statements = Statements { table: id.clone(), columns, deletes: merge.table.deletes };

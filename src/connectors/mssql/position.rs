@@ -14,24 +14,13 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::types::TypeOf;
-use crate::delta::Watermark;
-
-/// What this build writes and reads.
-const VERSION: u32 = 1;
+use crate::connectors::sql::{self, Number, as_text};
 
 const TICKS_A_SECOND: i64 = 10_000_000;
 const TICKS_A_MINUTE: i64 = 60 * TICKS_A_SECOND;
 
-/// A watermark, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stored {
-    v: u32,
-    /// The database and its recovery fork: positions of another one mean nothing here.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(super) source: Option<String>,
-    #[serde(flatten)]
-    pub(super) position: Position,
-}
+/// A watermark, taken apart; its source is the database and its recovery fork.
+pub(super) type Stored = sql::Stored<Position>;
 
 /// How far a table was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,52 +50,11 @@ pub(super) enum Position {
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Ticks(pub(super) i64);
 
-/// An integer, as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub(super) struct Number(pub(super) i64);
-
-macro_rules! as_text {
-    ($of:ident) => {
-        impl TryFrom<String> for $of {
-            type Error = std::num::ParseIntError;
-
-            fn try_from(text: String) -> Result<Self, Self::Error> {
-                text.parse().map(Self)
-            }
-        }
-
-        impl From<$of> for String {
-            fn from(value: $of) -> Self {
-                value.0.to_string()
-            }
-        }
-    };
-}
 as_text!(Ticks);
-as_text!(Number);
 
-impl Stored {
-    pub(super) fn new(source: Option<String>, position: Position) -> Self {
-        Self { v: VERSION, source, position }
-    }
-
-    /// What a watermark says, or why it cannot be used.
-    pub(super) fn read(watermark: &Watermark) -> Result<Self, &'static str> {
-        let stored: Self = serde_json::from_str(watermark.as_str()).map_err(|_| "it is not readable")?;
-        if stored.v == VERSION { Ok(stored) } else { Err("another version wrote it") }
-    }
-
-    pub(super) fn write(&self) -> Watermark {
-        Watermark::new(serde_json::to_string(self).expect("plain data is always JSON"))
-    }
-}
-
-impl Number {
-    /// A row version: eight bytes, the greatest first.
-    pub(super) fn row_version(self) -> String {
-        format!("0x{:016X}", self.0)
-    }
+/// A literal of a row version: eight bytes, the greatest first.
+pub(super) fn row_version(Number(version): Number) -> String {
+    format!("0x{version:016X}")
 }
 
 impl Ticks {
@@ -171,6 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::delta::Watermark;
 
     fn of(base: &str, scale: u8) -> TypeOf {
         TypeOf { base: base.into(), scale, ..TypeOf::default() }
@@ -232,7 +181,7 @@ mod tests {
             Ticks(i64::MIN).literal(&of("datetime", 3)),
             "CAST('1753-01-01T00:00:00.000' AS datetime)"
         );
-        assert_eq!(Number(2001).row_version(), "0x00000000000007D1");
+        assert_eq!(row_version(Number(2001)), "0x00000000000007D1");
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! What a load would miss: rights and settings, each with the statement that helps.
 
 use super::{control, prepare, relation};
-use crate::clients::mssql::{Session, ident, literal, table as quoted};
+use crate::clients::mssql::{Session, literal};
+use crate::connectors::sql::MSSQL;
 use crate::error::Result;
 use crate::source::{Finding, Severity};
 use crate::table::TableId;
@@ -21,7 +22,7 @@ pub(super) async fn run(session: &mut Session, id: &TableId, table: &TargetTable
             "this user may not create tables in the target's database".into(),
             Some(format!(
                 "GRANT CREATE TABLE TO <user>; GRANT ALTER ON SCHEMA::{} TO <user>",
-                ident(id.schema_or("dbo"))
+                MSSQL.ident(id.schema_or("dbo"))
             )),
         );
     }
@@ -31,7 +32,7 @@ pub(super) async fn run(session: &mut Session, id: &TableId, table: &TargetTable
         }
         let mut missing = Vec::new();
         for right in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
-            if !may(session, &literal(&quoted(&name)), "OBJECT", right).await? {
+            if !may(session, &literal(&MSSQL.table(&name)), "OBJECT", right).await? {
                 missing.push(right);
             }
         }
@@ -40,7 +41,7 @@ pub(super) async fn run(session: &mut Session, id: &TableId, table: &TargetTable
             find(
                 Severity::Error,
                 format!("this user has no right to {missing} on {name}"),
-                Some(format!("GRANT {missing} ON {} TO <user>", quoted(&name))),
+                Some(format!("GRANT {missing} ON {} TO <user>", MSSQL.table(&name))),
             );
         }
     }
@@ -56,11 +57,7 @@ pub(super) async fn run(session: &mut Session, id: &TableId, table: &TargetTable
     if findings.iter().all(|finding| finding.severity != Severity::Error)
         && let Err(error) = prepare::plan(session, id, table).await
     {
-        findings.push(Finding {
-            severity: Severity::Error,
-            message: error.to_string(),
-            remedy: error.hint_text().map(str::to_owned),
-        });
+        findings.push(Finding::from(&error));
     }
     Ok(findings)
 }

@@ -1,16 +1,16 @@
 //! Makes the target table hold what the stream brings: the statements, and running them.
 
-use super::control::{self, History};
+use super::control;
 use super::encode::{self, Output};
 use super::kind::{fits, serves};
 use super::relation::{self, Relation, is_comparable};
 use super::shape;
-use super::statements::{Column, DELETED_AT};
-use crate::clients::mssql::{Isolation, Session, literal, table as quoted};
-use crate::connectors::sql::{self, MSSQL, Present, Renames, Wanted};
+use super::statements::Column;
+use crate::clients::mssql::{Isolation, Session, literal};
+use crate::connectors::sql::{self, History, MSSQL, Present, Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
-use crate::target::{Deletes, TargetTable};
+use crate::target::TargetTable;
 
 /// The oldest server with the statements that we use (`DROP … IF EXISTS`, minimal logging of sorted loads).
 const OLDEST: &str = "2016";
@@ -71,7 +71,7 @@ pub(super) async fn run(session: &mut Session, id: &TableId, table: &TargetTable
     }
     session.batch("SET XACT_ABORT ON; SET LOCK_TIMEOUT 60000").await?;
     session.begin(Isolation::ReadCommitted).await?;
-    let turn = literal(&format!("frazil prepare {}", quoted(&control::beside(id))));
+    let turn = literal(&format!("frazil prepare {}", MSSQL.table(&control::beside(id))));
     // Who does not get its turn in time finds the other's tables in its way, and says so.
     session
         .batch(&format!(
@@ -91,28 +91,14 @@ pub(super) async fn run(session: &mut Session, id: &TableId, table: &TargetTable
 
 /// Whether there is no row.
 pub(super) async fn is_empty(session: &mut Session, id: &TableId) -> Result<bool> {
-    let query = format!("SELECT TOP (1) CAST(1 AS int) AS one FROM {} AS t", quoted(id));
+    let query = format!("SELECT TOP (1) CAST(1 AS int) AS one FROM {} AS t", MSSQL.table(id));
     Ok(session.rows(&query).await?.is_empty())
 }
 
 /// The columns that the stream brings, and the one that marks deleted rows.
 fn wanted(table: &TargetTable) -> Result<Vec<Wanted>> {
     let mut wanted = shape::wanted(table)?;
-    if table.deletes == Deletes::Soft && !table.key.is_empty() {
-        if wanted.iter().any(|column| column.name == DELETED_AT) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("the stream has a column `{DELETED_AT}`, which marks deleted rows in the target"),
-            )
-            .hint("use `deletes: hard` or `deletes: ignore`"));
-        }
-        wanted.push(Wanted {
-            name: DELETED_AT.to_owned(),
-            data_type: "datetime2(7)".to_owned(),
-            not_null: false,
-            added_default: None,
-        });
-    }
+    sql::mark_deleted(&mut wanted, table, "datetime2(7)")?;
     Ok(wanted)
 }
 
@@ -137,7 +123,7 @@ fn create(id: &TableId, wanted: &[Wanted], key: &[String]) -> String {
 }
 
 fn primary_key(id: &TableId, key: &[String]) -> String {
-    format!("ALTER TABLE {} ADD PRIMARY KEY ({})", quoted(id), MSSQL.list(key))
+    format!("ALTER TABLE {} ADD PRIMARY KEY ({})", MSSQL.table(id), MSSQL.list(key))
 }
 
 /// Renames what the lake renamed, in `relation` too; and notes it in the same transaction, so that a load
@@ -148,7 +134,7 @@ fn renames(
     history: &History,
     relation: &mut Relation,
 ) -> Result<Vec<String>> {
-    let wanted = control::columns(&table.schema);
+    let wanted = sql::lake_ids(&table.schema);
     let present: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
     let renames =
         Renames::find(&history.columns, &wanted, &present).map_err(|error| error.with("table", id))?;
@@ -160,7 +146,7 @@ fn renames(
         key.sort();
     }
     let mut statements = renames.statements(&MSSQL, id);
-    statements.extend(history.renamed(id, &renames));
+    statements.extend(control::renamed(id, history, &renames));
     Ok(statements)
 }
 

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -14,9 +13,10 @@ use async_trait::async_trait;
 use super::horizon::MARK_READER;
 use super::keyset::ByKey;
 use super::position::{Position, Stored};
-use super::rows::{Pool, Shape, lock, rows};
+use super::rows::{Pool, Shape, rows};
 use crate::clients::mssql::{Isolation, Options, Session, connect};
 use crate::connection::Connection;
+use crate::connectors::sql::{lock, replaced_values};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Portion, ReadPlan, Reading};
 
@@ -26,22 +26,6 @@ pub(super) enum Work {
     Whole(String),
     /// Ranges of a key.
     Keys(Box<ByKey>),
-}
-
-/// A SELECT to which conditions can be added.
-#[derive(Debug, Clone)]
-pub(super) struct Select {
-    pub(super) what: String,
-    pub(super) conditions: Vec<String>,
-}
-
-impl Select {
-    /// The statement, with one condition more.
-    pub(super) fn with(&self, condition: Option<String>) -> String {
-        // Lines of their own: a condition of the user's may end in a comment.
-        let all: Vec<_> = self.conditions.iter().chain(&condition).map(|c| format!("({c}\n)")).collect();
-        if all.is_empty() { self.what.clone() } else { format!("{} WHERE {}", self.what, all.join(" AND ")) }
-    }
 }
 
 /// A reading that is ready.
@@ -143,15 +127,11 @@ impl MssqlReading {
                 .await?;
             lock(&self.idle).push(session);
         }
-        for (field, count) in self.shape.schema.fields().iter().zip(&self.shape.replaced) {
-            let count = count.swap(0, Ordering::Relaxed);
-            if count > 0 {
-                self.plan.notes.push(format!(
-                    "{count} values of `{}` were replaced by `out_of_range` or cut by `sub_microsecond`",
-                    field.name()
-                ));
-            }
-        }
+        self.plan.notes.extend(replaced_values(
+            &self.shape.schema,
+            &self.shape.replaced,
+            "`out_of_range` or cut by `sub_microsecond`",
+        ));
         Ok(())
     }
 }

@@ -3,8 +3,8 @@
 use tiberius::Row;
 
 use super::kind::Kind;
-use crate::clients::mssql::{Session, literal, table as quoted};
-use crate::connectors::sql::Present;
+use crate::clients::mssql::{Session, literal};
+use crate::connectors::sql::{MSSQL, Present};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
 
@@ -84,7 +84,7 @@ pub(super) async fn schema_exists(session: &mut Session, id: &TableId) -> Result
 
 /// The table, or `None` when there is nothing of that name.
 pub(super) async fn relation(session: &mut Session, id: &TableId) -> Result<Option<Relation>> {
-    let object = format!("OBJECT_ID({})", literal(&quoted(id)));
+    let object = format!("OBJECT_ID({})", literal(&MSSQL.table(id)));
     let rows = session.rows(&columns_query(&object)).await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let mut relation =

@@ -4,9 +4,8 @@
 //! waits for the slowest. A session that ran to its end goes back to the pool; one that was given up
 //! in the middle is closed, which is how a statement is cancelled here.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -18,6 +17,7 @@ use super::codec::Codec;
 use super::column::Policy;
 use super::decode::Decoder;
 use crate::clients::mssql::Session;
+use crate::connectors::sql::{self, Queue, lock};
 use crate::error::{Error, Result};
 use crate::source::RowStream;
 
@@ -33,16 +33,8 @@ pub(super) struct Shape {
     pub(super) replaced: Vec<AtomicU64>,
 }
 
-/// SELECT statements that wait to be read.
-pub(super) type Queue = Arc<Mutex<VecDeque<String>>>;
-
 /// Sessions at rest.
-pub(super) type Pool = Arc<Mutex<Vec<Session>>>;
-
-/// Locks what only short code holds.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(super) type Pool = sql::Pool<Session>;
 
 /// Reads statements from the queue until it is empty, then gives the session to the pool.
 ///

@@ -14,11 +14,11 @@ use async_trait::async_trait;
 use super::choose::{Order, choose};
 use super::discover::{self, Relation};
 use super::read::MssqlReading;
-use super::rows::{Pool, lock};
+use super::rows::Pool;
 use super::window::{self, Prepared, Stage};
-use crate::clients::mssql::{Options, Session, connect, ident};
+use crate::clients::mssql::{Options, Session, connect};
 use crate::connection::Connection;
-use crate::connectors::sql::counting;
+use crate::connectors::sql::{MSSQL, counting, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Finding, OutOfRange, ReadPlan, ReadRequest, Reading, Severity, Source, ValuePolicy};
 use crate::table::{Fidelity, TableDescription, TableId};
@@ -130,7 +130,7 @@ async fn findings(
                 "no index begins with the cursor `{}`: every pass reads the whole table",
                 cursor.name
             );
-            let remedy = format!("CREATE INDEX <name> ON {table} ({})", ident(&cursor.name));
+            let remedy = format!("CREATE INDEX <name> ON {table} ({})", MSSQL.ident(&cursor.name));
             find(Severity::Warning, message, Some(remedy));
         }
         let sql = "SELECT CASE WHEN HAS_PERMS_BY_NAME(NULL, NULL, 'VIEW SERVER STATE') = 1 \

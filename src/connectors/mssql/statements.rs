@@ -13,12 +13,9 @@
 
 use super::kind::Kind;
 use super::shape::KEY_COLLATION;
-use crate::clients::mssql::{ident, table as quoted};
+use crate::connectors::sql::{DELETED_AT, MSSQL};
 use crate::table::TableId;
 use crate::target::Deletes;
-
-/// The column that marks deleted rows with `deletes: soft`.
-pub(super) const DELETED_AT: &str = "_deleted_at";
 
 /// The staging table. Private to the session, gone with it.
 pub(super) const STAGING: &str = "[#frazil_staging]";
@@ -128,7 +125,7 @@ impl Statements {
         let lock = if empty { " WITH (TABLOCK)" } else { "" };
         format!(
             "INSERT INTO {}{lock} ({}) SELECT {} FROM {STAGING} AS s WHERE s.[op] = 0{}",
-            quoted(&self.table),
+            MSSQL.table(&self.table),
             self.names(),
             self.values(),
             self.in_order()
@@ -147,7 +144,7 @@ impl Statements {
             Deletes::Hard if way == Way::Merge => None,
             Deletes::Hard => Some(format!("DELETE t FROM {} WHERE s.[op] = 1", self.joined())),
             Deletes::Soft => {
-                let name = ident(DELETED_AT);
+                let name = MSSQL.ident(DELETED_AT);
                 Some(format!(
                     "UPDATE t SET {name} = SYSUTCDATETIME() FROM {} WHERE s.[op] = 1 AND t.{name} IS NULL",
                     self.joined()
@@ -167,7 +164,7 @@ impl Statements {
     fn merge(&self) -> String {
         let mut statement = format!(
             "MERGE INTO {} WITH (HOLDLOCK) AS t USING {STAGING} AS s ON {}",
-            quoted(&self.table),
+            MSSQL.table(&self.table),
             self.by_key()
         );
         if self.deletes == Deletes::Hard {
@@ -190,7 +187,7 @@ impl Statements {
     }
 
     fn insert_new(&self) -> String {
-        let table = quoted(&self.table);
+        let table = MSSQL.table(&self.table);
         format!(
             "INSERT INTO {table} ({}) SELECT {} FROM {STAGING} AS s WHERE s.[op] = 0 AND NOT EXISTS \
              (SELECT 1 FROM {table} AS t WITH (UPDLOCK, HOLDLOCK) WHERE {}){}",
@@ -204,7 +201,7 @@ impl Statements {
     /// Rows that the staging table does not have: what a whole new content leaves out. All rows, when
     /// there is no key to tell them apart.
     pub(super) fn delete_others(&self) -> String {
-        let table = quoted(&self.table);
+        let table = MSSQL.table(&self.table);
         if self.key().next().is_none() {
             return format!("DELETE FROM {table}");
         }
@@ -217,7 +214,7 @@ impl Statements {
     /// What insists on values for the identity column, and what ends it; `None` without one.
     pub(super) fn identity_insert(&self) -> Option<[String; 2]> {
         self.columns.iter().any(|column| column.identity).then(|| {
-            ["ON", "OFF"].map(|state| format!("SET IDENTITY_INSERT {} {state}", quoted(&self.table)))
+            ["ON", "OFF"].map(|state| format!("SET IDENTITY_INSERT {} {state}", MSSQL.table(&self.table)))
         })
     }
 
@@ -228,7 +225,7 @@ impl Statements {
     fn joined(&self) -> String {
         format!(
             "{} AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN {STAGING} AS s ON {}",
-            quoted(&self.table),
+            MSSQL.table(&self.table),
             self.by_key()
         )
     }
@@ -236,7 +233,7 @@ impl Statements {
     fn by_key(&self) -> String {
         let conditions: Vec<_> = self
             .key()
-            .map(|(index, column)| format!("t.{} = {}", ident(&column.name), self.value(index)))
+            .map(|(index, column)| format!("t.{} = {}", MSSQL.ident(&column.name), self.value(index)))
             .collect();
         conditions.join(" AND ")
     }
@@ -248,7 +245,7 @@ impl Statements {
     }
 
     fn names(&self) -> String {
-        self.columns.iter().map(|column| ident(&column.name)).collect::<Vec<_>>().join(", ")
+        self.columns.iter().map(|column| MSSQL.ident(&column.name)).collect::<Vec<_>>().join(", ")
     }
 
     fn values(&self) -> String {
@@ -261,7 +258,7 @@ impl Statements {
         for (index, column) in
             self.columns.iter().enumerate().filter(|(_, column)| !column.key && !column.identity)
         {
-            let (name, value) = (ident(&column.name), self.value(index));
+            let (name, value) = (MSSQL.ident(&column.name), self.value(index));
             sets.push(format!("{name} = {value}"));
             new.extend(images(&column.type_name, &value));
             old.extend(images(&column.type_name, &format!("t.{name}")));
@@ -271,7 +268,7 @@ impl Statements {
             false => format!("EXISTS (SELECT {} EXCEPT SELECT {})", new.join(", "), old.join(", ")),
         };
         if self.deletes == Deletes::Soft {
-            let name = ident(DELETED_AT);
+            let name = MSSQL.ident(DELETED_AT);
             sets.push(format!("{name} = NULL"));
             let gone = format!("t.{name} IS NOT NULL");
             differs = if differs.is_empty() { gone } else { format!("({gone} OR {differs})") };

@@ -8,8 +8,8 @@
 //! remembers. A deleted row has no other values than its key. What the server has forgotten (retention,
 //! TRUNCATE, a restore) cannot be gone on from: then the table is read whole, and compared.
 
-use super::position::Number;
-use crate::clients::mssql::{Session, ident, literal};
+use crate::clients::mssql::{Session, literal};
+use crate::connectors::sql::{MSSQL, Number};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A watermark moves on after this many seconds although nothing changed: the server forgets old
@@ -66,16 +66,16 @@ pub(super) fn changes(table: &str, key: &[String], columns: &[Selected<'_>], aft
         .map(|(name, select)| {
             // The key of a deleted row is in the change only.
             let of = if key.contains(name) { "ct" } else { "t" };
-            select(&format!("{of}.{}", ident(name)))
+            select(&format!("{of}.{}", MSSQL.ident(name)))
         })
         .collect();
     let on = |left: &str, right: &str| {
-        let pairs = key.iter().map(|name| format!("{left}.{0} = {right}.{0}", ident(name)));
+        let pairs = key.iter().map(|name| format!("{left}.{0} = {right}.{0}", MSSQL.ident(name)));
         pairs.collect::<Vec<_>>().join(" AND ")
     };
     // The join finds no row although the change is none of deletion when the row went since; inside of
     // one snapshot it cannot, and would be a delete all the same.
-    let gone = format!("t.{} IS NULL", ident(&key[0]));
+    let gone = format!("t.{} IS NULL", MSSQL.ident(&key[0]));
     format!(
         "SELECT {}, CASE WHEN ct.SYS_CHANGE_OPERATION = N'D' OR {gone} THEN 1 ELSE 0 END \
          FROM CHANGETABLE(CHANGES {table}, {}) AS ct LEFT OUTER JOIN {table} AS t ON {}",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::codec::Codec;
-use super::discover::{Relation, missing_column};
+use super::discover::Relation;
 use super::rows::Shape;
 use super::types::Conversion;
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub(super) struct Wanted {
 /// The columns that a request asks for, or all.
 pub(super) fn wanted(relation: &Relation, request: &ReadRequest) -> Result<Vec<Wanted>> {
     for name in request.values.types.keys() {
-        relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+        relation.named(name)?;
     }
     let names: Vec<&str> = match &request.columns {
         None => relation.columns.iter().map(|column| column.name.as_str()).collect(),
@@ -31,7 +31,7 @@ pub(super) fn wanted(relation: &Relation, request: &ReadRequest) -> Result<Vec<W
     names
         .into_iter()
         .map(|name| {
-            let column = relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+            let column = relation.named(name)?;
             let (conversion, field) = relation.travels(column, &request.values)?;
             Ok(Wanted { name: name.to_owned(), conversion, field })
         })

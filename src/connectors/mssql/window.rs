@@ -21,12 +21,13 @@ use super::column::Policy;
 use super::discover::{self, Relation, number};
 use super::horizon::{self, Horizon};
 use super::keyset::{Bound, ByKey, Keyset};
-use super::position::{Number, Position, Stored, Ticks};
-use super::read::{Select, Work, begin};
+use super::position::{Position, Stored, Ticks, row_version};
+use super::read::{Work, begin};
 use super::rows::Shape;
 use super::tracking;
 use super::wanted::{Wanted, wanted, with_op};
-use crate::clients::mssql::{Session, ident};
+use crate::clients::mssql::Session;
+use crate::connectors::sql::{MSSQL, Number, Select};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
 
@@ -282,8 +283,11 @@ impl Window<'_> {
     }
 
     fn select(&self) -> Select {
-        let list: Vec<_> =
-            self.columns.iter().map(|wanted| wanted.conversion.selected(&ident(&wanted.name))).collect();
+        let list: Vec<_> = self
+            .columns
+            .iter()
+            .map(|wanted| wanted.conversion.selected(&MSSQL.ident(&wanted.name)))
+            .collect();
         Select {
             what: format!("SELECT {} FROM {}", list.join(", "), self.relation.quoted()),
             conditions: self.request.filter.iter().cloned().collect(),
@@ -351,7 +355,7 @@ impl Window<'_> {
         horizon: &Horizon<Ticks>,
         cursor: &Cursor,
     ) -> (Option<String>, Option<Ticks>) {
-        let column = ident(&cursor.name);
+        let column = MSSQL.ident(&cursor.name);
         let literal = |at: Ticks| at.floor(&cursor.of).literal(&cursor.of);
         let keyed = self.request.keyed;
         // What may be read once only has to wait until the lag is over.
@@ -392,7 +396,7 @@ impl Window<'_> {
         horizon: &Horizon<Number>,
         cursor: &Cursor,
     ) -> (Option<String>, Option<Number>) {
-        let column = ident(&cursor.name);
+        let column = MSSQL.ident(&cursor.name);
         let keyed = self.request.keyed;
         let from = match start {
             Start::After(Position::Id { at, .. }) => *at,
@@ -411,21 +415,21 @@ impl Window<'_> {
 
     /// The condition on a row version, and the first that is not read.
     fn versions(&self, start: &Start, below: Number, cursor: &Cursor) -> (Option<String>, Number) {
-        let column = ident(&cursor.name);
+        let column = MSSQL.ident(&cursor.name);
         match start {
             Start::After(Position::Rowversion { below: from, .. }) => {
                 let below = below.max(*from);
-                let (from, to) = (from.row_version(), below.row_version());
+                let (from, to) = (row_version(*from), row_version(below));
                 (Some(format!("{column} >= {from} AND {column} < {to}")), below)
             }
             _ if self.request.keyed => (None, below),
-            _ => (Some(format!("{column} < {}", below.row_version())), below),
+            _ => (Some(format!("{column} < {}", row_version(below))), below),
         }
     }
 
     /// Adds a condition, with the rows that have no cursor or without them.
     fn add(&self, select: &mut Select, cursor: &Cursor, first: bool, condition: Option<String>) {
-        let column = ident(&cursor.name);
+        let column = MSSQL.ident(&cursor.name);
         let with_nulls = self.request.null_cursor == NullCursor::Include && (first || self.request.keyed);
         select.conditions.extend(match condition {
             _ if cursor.not_null => condition,
@@ -445,7 +449,7 @@ impl Window<'_> {
             what: format!("SELECT TOP (1) 1 FROM {}", self.relation.quoted()),
             conditions: self.request.filter.iter().cloned().collect(),
         };
-        let some = only.with(Some(format!("{} IS NULL", ident(&cursor.name))));
+        let some = only.with(Some(format!("{} IS NULL", MSSQL.ident(&cursor.name))));
         if session.rows(&some).await?.is_empty() {
             return Ok(());
         }

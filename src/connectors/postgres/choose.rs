@@ -1,7 +1,7 @@
 //! Picks how changes of a table are found, and says why.
 
-use super::discover::{Column, Relation, missing_column, named_for_change};
-use crate::connectors::sql::foreign_change;
+use super::discover::{Column, Relation};
+use crate::connectors::sql::{foreign_change, named_for_change};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{ChangeDetection, ReadRequest};
 use crate::table::CursorCandidate;
@@ -86,7 +86,7 @@ pub(super) fn choose(relation: &Relation, request: &ReadRequest) -> Result<Choic
 }
 
 fn named(relation: &Relation, request: &ReadRequest, name: &str) -> Result<Choice> {
-    let column = relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+    let column = relation.named(name)?;
     let refuse = |message: String| {
         let error = Error::new(ErrorKind::Config, message).with("column", name).with("table", &relation.id);
         let offers = offers(relation);

@@ -3,18 +3,15 @@
 //! A load takes its row first of all, by moving it from the snapshot expected to the one to come. So
 //! two runners never both load: the second waits a moment for the row, and then finds it moved.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::Schema;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::clients::postgres::translate;
-use crate::connectors::sql::{POSTGRES, Renames};
+use crate::connectors::sql::{History, POSTGRES, Renames, lake_ids};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{LAKE_COLUMN_ID, TableId};
+use crate::table::TableId;
 use crate::target::Applied;
 
 /// Its name, in the schema of the tables that it is about.
@@ -40,33 +37,19 @@ pub(super) fn create(table: &TableId) -> String {
     )
 }
 
-/// What earlier loads say of a table.
-#[derive(Debug, Default)]
-pub(super) struct History {
-    /// Whether any stream ever loaded it: then we made it, or were given it.
-    pub(super) ours: bool,
-    /// The names under which columns were loaded, by the lake's ids.
-    pub(super) columns: BTreeMap<String, String>,
-    /// The same, stream by stream.
-    pub(super) streams: Vec<(String, BTreeMap<String, String>)>,
-}
-
-impl History {
-    /// The statements that note columns by their new names. They belong in the transaction that renames.
-    pub(super) fn renamed(&self, table: &TableId, renames: &Renames) -> Vec<String> {
-        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
-        let note = |(stream, columns): &(String, BTreeMap<String, String>)| {
-            let noted = serde_json::to_string(&renames.noted(columns)).expect("names are text");
-            format!(
-                "UPDATE {} SET columns = {} WHERE stream = {} AND target_table = {}",
-                POSTGRES.table(&beside(table)),
-                literal(&noted),
-                literal(stream),
-                literal(&table.name)
-            )
-        };
-        if renames.is_empty() { Vec::new() } else { self.streams.iter().map(note).collect() }
-    }
+/// The statements that note columns by their new names. They belong in the transaction that renames.
+pub(super) fn renamed(table: &TableId, history: &History, renames: &Renames) -> Vec<String> {
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let note = |(stream, columns): (&str, String)| {
+        format!(
+            "UPDATE {} SET columns = {} WHERE stream = {} AND target_table = {}",
+            POSTGRES.table(&beside(table)),
+            literal(&columns),
+            literal(stream),
+            literal(&table.name)
+        )
+    };
+    history.renamed(renames).map(note).collect()
 }
 
 /// What earlier loads say of a table whose control table exists.
@@ -80,17 +63,7 @@ pub(super) async fn history(client: &Client, table: &TableId) -> Result<History>
             &[&table.name],
         )
         .await?;
-    let mut history = History { ours: !rows.is_empty(), ..History::default() };
-    for row in &rows {
-        let columns: BTreeMap<String, String> = serde_json::from_str(row.get(1)).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "the control row's `columns` cannot be read")
-                .with("table", table)
-                .because(error)
-        })?;
-        history.columns.extend(columns.clone());
-        history.streams.push((row.get(0), columns));
-    }
-    Ok(history)
+    History::of(table, rows.iter().map(|row| (row.get(0), row.get(1))))
 }
 
 /// What the table shows. `None` too when there is no control table yet.
@@ -179,13 +152,6 @@ pub(super) async fn claim(
     }
 }
 
-/// The names of columns, by the lake's ids.
-pub(super) fn columns(schema: &Schema) -> BTreeMap<String, String> {
-    let column =
-        |field: &Arc<Field>| Some((field.metadata().get(LAKE_COLUMN_ID)?.clone(), field.name().clone()));
-    schema.fields().iter().filter_map(column).collect()
-}
-
 /// Adds to the control row what the load did, at its end. Columns that the lake does not have any more
 /// stay noted: the target keeps them, and their names may become those of others.
 pub(super) async fn note(
@@ -195,7 +161,7 @@ pub(super) async fn note(
     rows: u64,
     schema: &Schema,
 ) -> Result<()> {
-    let columns = serde_json::to_string(&columns(schema)).expect("names are text");
+    let columns = serde_json::to_string(&lake_ids(schema)).expect("names are text");
     client
         .execute(
             &format!(

@@ -12,8 +12,8 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::types::{Conversion, Member, TypeCatalog, TypeRef, TypeRow};
 use crate::clients::postgres::Session;
-use crate::connectors::sql::POSTGRES;
-use crate::error::{Error, ErrorKind, Result};
+use crate::connectors::sql::{POSTGRES, missing_column, missing_table, named_for_change};
+use crate::error::{Error, Result};
 use crate::source::ValuePolicy;
 use crate::table::{
     ADDED_DEFAULT, ColumnDescription, CursorCandidate, Fidelity, KeyDescription, SOURCE_COLUMN_ID,
@@ -24,8 +24,6 @@ use crate::table::{
 const ROW_OVERHEAD: u64 = 28;
 /// Bytes assumed for a column of variable width, for the same.
 const VARIABLE_WIDTH: u64 = 32;
-/// A name is suggested when it is at least this similar (Jaro-Winkler, 1 is equal).
-const SIMILAR: f64 = 0.85;
 
 /// A relation, as far as reading it needs.
 #[derive(Debug, Clone)]
@@ -79,6 +77,12 @@ impl Relation {
     /// The column of that exact name.
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The column of that name, or an error with the one that was probably meant.
+    pub(super) fn named(&self, name: &str) -> Result<&Column> {
+        let names = self.columns.iter().map(|column| column.name.as_str());
+        self.column(name).ok_or_else(|| missing_column(&self.id, names, name))
     }
 
     /// How a column travels, and its Arrow field.
@@ -183,51 +187,6 @@ impl Relation {
     }
 }
 
-/// A column that is not there, with the one that was probably meant.
-pub(super) fn missing_column(relation: &Relation, name: &str) -> Error {
-    let error = Error::new(ErrorKind::Config, "column does not exist")
-        .with("column", name)
-        .with("table", &relation.id);
-    let near = relation
-        .columns
-        .iter()
-        .map(|column| (strsim::jaro_winkler(&column.name.to_lowercase(), &name.to_lowercase()), &column.name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
-        Some((similar, near)) if similar >= SIMILAR => error.hint(format!("did you mean `{near}`?")),
-        _ => {
-            let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
-            error.hint(format!("it has {}", names.join(", ")))
-        }
-    }
-}
-
-/// How surely a name says that the column is set by every change: lower is surer.
-pub(super) fn named_for_change(name: &str) -> Option<u8> {
-    const SURE: [&str; 12] = [
-        "updated_at",
-        "updatedat",
-        "modified_at",
-        "modifiedat",
-        "last_modified",
-        "lastmodified",
-        "last_updated",
-        "update_time",
-        "modify_time",
-        "changed_at",
-        "last_update",
-        "write_date",
-    ];
-    let name = name.to_ascii_lowercase();
-    if SURE.contains(&name.as_str()) {
-        return Some(0);
-    }
-    if name.contains("update") || name.contains("modif") {
-        return Some(1);
-    }
-    (name.contains("changed") || name == "mtime").then_some(2)
-}
-
 /// Everything that the user may read, in name order.
 pub(super) async fn all(session: &Session) -> Result<Vec<Relation>> {
     let filter = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND NOT c.relispartition \
@@ -268,21 +227,8 @@ async fn missing(session: &Session, table: &TableId) -> Result<Error> {
             &[],
         )
         .await?;
-    let wanted = table.name.to_lowercase();
-    let mut near: Vec<(f64, String)> = rows
-        .iter()
-        .map(|row| TableId::new(row.get::<_, String>(0), row.get::<_, String>(1)))
-        .map(|id| (strsim::jaro_winkler(&wanted, &id.name.to_lowercase()), id.to_string()))
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    let error = Error::new(ErrorKind::Config, "table does not exist").with("table", table);
-    Ok(if near.is_empty() {
-        error.hint("`frazil discover` lists what there is; names keep their case")
-    } else {
-        let names: Vec<_> = near.into_iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
-        error.hint(format!("did you mean {}?", names.join(" or ")))
-    })
+    let there = rows.iter().map(|row| TableId::new(row.get::<_, String>(0), row.get::<_, String>(1)));
+    Ok(missing_table(table, there, "`frazil discover` lists what there is; names keep their case"))
 }
 
 type Param<'a> = (&'a (dyn ToSql + Sync), Type);

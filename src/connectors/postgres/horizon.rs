@@ -27,9 +27,9 @@ use tokio_postgres::types::{FromSql, Type};
 
 use super::choose::{Cursor, Order};
 use super::discover::Relation;
-use super::position::{Micros, Number};
+use super::position::Micros;
 use crate::clients::postgres::Session;
-use crate::connectors::sql::POSTGRES;
+use crate::connectors::sql::{Number, POSTGRES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableKind;
 

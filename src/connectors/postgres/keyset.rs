@@ -15,10 +15,10 @@
 
 use super::discover::{Column, Relation};
 use super::estimate::{Estimate, estimate};
-use super::read::{RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, Work};
+use super::read::Work;
 use super::window::Prepared;
 use crate::clients::postgres::Session;
-use crate::connectors::sql::POSTGRES;
+use crate::connectors::sql::{POSTGRES, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select};
 use crate::error::Result;
 use crate::source::{ChangeDetection, Extent, ReadRequest};
 

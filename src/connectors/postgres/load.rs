@@ -19,9 +19,10 @@ use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER};
 use super::prepare::{self, is_empty};
 use super::statements::Statements;
 use crate::clients::postgres::translate;
+use crate::connectors::sql::check_changes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::table::{OP_COLUMN, TableId};
+use crate::table::TableId;
 use crate::target::{Merge, MergeStats, Strategy};
 
 /// The planner is led to look rows up by key while a change is below this part of the table; above, it
@@ -233,12 +234,7 @@ async fn send(
 }
 
 fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Output>, Statements)> {
-    let stream = merge.changes.schema();
-    let expected = merge.table.schema.fields().iter().map(|field| field.name().as_str()).chain([OP_COLUMN]);
-    if !stream.fields().iter().map(|field| field.name().as_str()).eq(expected) {
-        return Err(Error::new(ErrorKind::Internal, "the changes have other columns than the table")
-            .with("table", id));
-    }
+    check_changes(id, merge)?;
     let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
     let outputs = columns
         .iter()

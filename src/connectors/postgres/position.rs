@@ -10,21 +10,10 @@
 use chrono::{DateTime, Datelike, SecondsFormat};
 use serde::{Deserialize, Serialize};
 
-use crate::delta::Watermark;
+use crate::connectors::sql::{self, Number, as_text};
 
-/// What this build writes and reads.
-const VERSION: u32 = 1;
-
-/// A watermark, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stored {
-    v: u32,
-    /// The cluster and its timeline: positions of another one mean nothing here.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(super) source: Option<String>,
-    #[serde(flatten)]
-    pub(super) position: Position,
-}
+/// A watermark, taken apart; its source is the cluster and its timeline.
+pub(super) type Stored = sql::Stored<Position>;
 
 /// How far a table was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,46 +41,7 @@ pub(super) enum Position {
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Micros(pub(super) i64);
 
-/// An integer, as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub(super) struct Number(pub(super) i64);
-
-macro_rules! as_text {
-    ($of:ident) => {
-        impl TryFrom<String> for $of {
-            type Error = std::num::ParseIntError;
-
-            fn try_from(text: String) -> Result<Self, Self::Error> {
-                text.parse().map(Self)
-            }
-        }
-
-        impl From<$of> for String {
-            fn from(value: $of) -> Self {
-                value.0.to_string()
-            }
-        }
-    };
-}
 as_text!(Micros);
-as_text!(Number);
-
-impl Stored {
-    pub(super) fn new(source: Option<String>, position: Position) -> Self {
-        Self { v: VERSION, source, position }
-    }
-
-    /// What a watermark says, or why it cannot be used.
-    pub(super) fn read(watermark: &Watermark) -> Result<Self, &'static str> {
-        let stored: Self = serde_json::from_str(watermark.as_str()).map_err(|_| "it is not readable")?;
-        if stored.v == VERSION { Ok(stored) } else { Err("another version wrote it") }
-    }
-
-    pub(super) fn write(&self) -> Watermark {
-        Watermark::new(serde_json::to_string(self).expect("plain data is always JSON"))
-    }
-}
 
 impl Micros {
     /// A literal of the cursor's type (`timestamp`, `timestamptz`, `date`). What lies before year 1 means:
@@ -128,6 +78,7 @@ impl Micros {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delta::Watermark;
     use expect_test::expect;
     use proptest::prelude::*;
 

@@ -111,11 +111,7 @@ pub(super) async fn run(session: &Session, id: &TableId, table: &TargetTable) ->
     if findings.iter().all(|finding| finding.severity != Severity::Error)
         && let Err(error) = prepare::plan(session, id, table).await
     {
-        findings.push(Finding {
-            severity: Severity::Error,
-            message: error.to_string(),
-            remedy: error.hint_text().map(str::to_owned),
-        });
+        findings.push(Finding::from(&error));
     }
     Ok(findings)
 }

@@ -3,13 +3,12 @@
 use tokio_postgres::Client;
 
 use super::catalog::{self, Relation, quoted};
-use super::control::{self, History};
-use super::statements::DELETED_AT;
+use super::control;
 use super::{encode, shape};
-use crate::connectors::sql::{self, POSTGRES, Renames, Wanted};
+use crate::connectors::sql::{self, History, POSTGRES, Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
-use crate::target::{Deletes, TargetTable};
+use crate::target::TargetTable;
 
 /// What stands between the target as it is and as it should be.
 #[derive(Debug, Default)]
@@ -117,21 +116,7 @@ async fn wanted(client: &Client, table: &TargetTable) -> Result<Vec<Wanted>> {
         return Err(Error::new(ErrorKind::Config, "the key names a column that the stream does not have")
             .with("column", missing));
     }
-    if table.deletes == Deletes::Soft && !table.key.is_empty() {
-        if wanted.iter().any(|column| column.name == DELETED_AT) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("the stream has a column `{DELETED_AT}`, which `deletes: soft` needs for itself"),
-            )
-            .hint("leave the column out with `columns`, or use another setting of `deletes`"));
-        }
-        wanted.push(Wanted {
-            name: DELETED_AT.to_owned(),
-            data_type: "timestamp with time zone".to_owned(),
-            not_null: false,
-            added_default: None,
-        });
-    }
+    sql::mark_deleted(&mut wanted, table, "timestamp with time zone")?;
     Ok(wanted)
 }
 
@@ -174,7 +159,7 @@ fn renames(
     history: &History,
     relation: &mut Relation,
 ) -> Result<Vec<String>> {
-    let wanted = control::columns(&table.schema);
+    let wanted = sql::lake_ids(&table.schema);
     let present: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
     let renames =
         Renames::find(&history.columns, &wanted, &present).map_err(|error| error.with("table", id))?;
@@ -186,7 +171,7 @@ fn renames(
         key.sort();
     }
     let mut statements = renames.statements(&POSTGRES, id);
-    statements.extend(history.renamed(id, &renames));
+    statements.extend(control::renamed(id, history, &renames));
     Ok(statements)
 }
 

@@ -11,7 +11,6 @@
 //! is read in ranges of its key, see [`keyset`](super::keyset).
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -20,18 +19,14 @@ use super::discover::Heap;
 use super::horizon::READER_NAME;
 use super::keyset::{Bound, ByKey};
 use super::position::{Position, Stored};
-use super::rows::{Pool, Shape, lock, rows};
+use super::rows::{Pool, Shape, rows};
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
+use crate::connectors::sql::{
+    RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, lock, replaced_values,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Portion, ReadPlan, Reading};
-
-/// A range: large enough that starting a statement costs nothing, small enough that streams end together.
-pub(super) const RANGE_BYTES: u64 = 64 << 20;
-/// Ranges for each stream of a table that is smaller than that.
-pub(super) const RANGES_A_STREAM: u64 = 4;
-/// No range is smaller.
-pub(super) const SMALLEST_RANGE_BYTES: u64 = 1 << 20;
 
 /// Settings of a session that reads ranges: the place in the heap is the way in, whatever the
 /// planner thinks of the condition on the cursor; and there is no time for compiling.
@@ -56,21 +51,6 @@ pub(super) enum Work {
         /// About how many source bytes a portion covers.
         portion_bytes: u64,
     },
-}
-
-/// A SELECT to which conditions can be added.
-#[derive(Debug, Clone)]
-pub(super) struct Select {
-    pub(super) what: String,
-    pub(super) conditions: Vec<String>,
-}
-
-impl Select {
-    /// The statement, with one condition more.
-    pub(super) fn with(&self, condition: Option<String>) -> String {
-        let all: Vec<_> = self.conditions.iter().chain(&condition).map(|c| format!("({c})")).collect();
-        if all.is_empty() { self.what.clone() } else { format!("{} WHERE {}", self.what, all.join(" AND ")) }
-    }
 }
 
 /// A reading whose coordinator has its snapshot.
@@ -225,14 +205,7 @@ impl PostgresReading {
             session.batch_execute("COMMIT").await?;
             lock(&self.idle).push(session);
         }
-        for (field, count) in self.shape.schema.fields().iter().zip(&self.shape.replaced) {
-            let count = count.swap(0, Ordering::Relaxed);
-            if count > 0 {
-                self.plan
-                    .notes
-                    .push(format!("{count} values of `{}` were replaced by `out_of_range`", field.name()));
-            }
-        }
+        self.plan.notes.extend(replaced_values(&self.shape.schema, &self.shape.replaced, "`out_of_range`"));
         Ok(())
     }
 }

@@ -13,12 +13,9 @@
 
 use super::catalog::quoted;
 use super::encode::{Carried, Staged};
-use crate::connectors::sql::POSTGRES;
+use crate::connectors::sql::{DELETED_AT, POSTGRES};
 use crate::table::TableId;
 use crate::target::Deletes;
-
-/// The column that marks deleted rows with `deletes: soft`.
-pub(super) const DELETED_AT: &str = "_deleted_at";
 
 /// The staging table. Temporary: private to the session, not logged, gone with the transaction.
 pub(super) const STAGING: &str = "pg_temp.frazil_staging";

@@ -12,15 +12,15 @@
 use std::sync::Arc;
 
 use super::choose::{Choice, Cursor, Order, choose};
-use super::discover::{self, Relation, missing_column};
+use super::discover::{self, Relation};
 use super::estimate::estimate;
 use super::horizon::{self, Horizon, READER_NAME};
 use super::keyset::{self, Bound, Keyset};
-use super::position::{Micros, Number, Position, Stored};
-use super::read::{Select, Work};
+use super::position::{Micros, Position, Stored};
+use super::read::Work;
 use super::rows::Shape;
 use crate::clients::postgres::Session;
-use crate::connectors::sql::POSTGRES;
+use crate::connectors::sql::{Number, POSTGRES, Select};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
 use crate::table::TableKind;
@@ -469,13 +469,10 @@ async fn cluster(session: &Session) -> Option<String> {
 fn select(relation: &Relation, request: &ReadRequest) -> Result<(Shape, Select)> {
     let columns = match &request.columns {
         None => relation.columns.iter().collect(),
-        Some(names) => names
-            .iter()
-            .map(|name| relation.column(name).ok_or_else(|| missing_column(relation, name)))
-            .collect::<Result<Vec<_>>>()?,
+        Some(names) => names.iter().map(|name| relation.named(name)).collect::<Result<Vec<_>>>()?,
     };
     for name in request.values.types.keys() {
-        relation.column(name).ok_or_else(|| missing_column(relation, name))?;
+        relation.named(name)?;
     }
     let (mut list, mut codecs, mut fields) = (Vec::new(), Vec::new(), Vec::new());
     for column in &columns {

@@ -1,22 +1,19 @@
 //! The shape of a target table: what is there, what is missing, and whether it keeps values as they are.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field};
 use rusqlite::{Connection as Database, OptionalExtension};
 
 use super::types;
 use crate::clients::sqlite::File;
 use crate::connectors::sql::{self, Present, Renames, SQLITE, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{ADDED_DEFAULT, LAKE_COLUMN_ID, TableId};
-use crate::target::{Deletes, TargetTable};
+use crate::table::{ADDED_DEFAULT, TableId};
+use crate::target::TargetTable;
 
 /// Where the snapshot that a table shows is recorded.
 pub(super) const CONTROL: &str = "frazil_applied";
-/// Set by `deletes: soft`.
-pub(super) const DELETED_AT: &str = "_deleted_at";
 
 const CREATE_CONTROL: &str = "CREATE TABLE IF NOT EXISTS frazil_applied (
   stream TEXT NOT NULL,
@@ -58,7 +55,7 @@ pub(super) fn statements(file: &File, database: &Database, table: &TargetTable) 
             Error::new(ErrorKind::Config, "this name is taken by our own records").with("table", &table.id)
         );
     }
-    let wanted = wanted(table);
+    let wanted = wanted(table).map_err(|error| error.with("table", &table.id))?;
     let id = TableId::bare(&name);
     SQLITE.check_names(&id, wanted.iter().map(|column| column.name.as_str()))?;
     let mut statements = Vec::new();
@@ -129,7 +126,7 @@ fn has_column(database: &Database, table: &str, column: &str) -> rusqlite::Resul
 fn renames(table: &TargetTable, noted: &Noted, present: &[Present]) -> Result<Renames> {
     let all = noted.iter().flat_map(|(_, columns)| columns.clone()).collect();
     let present: Vec<&str> = present.iter().map(|column| column.name.as_str()).collect();
-    Renames::find(&all, &column_ids(&table.schema), &present)
+    Renames::find(&all, &sql::lake_ids(&table.schema), &present)
 }
 
 /// Notes the new names in the transaction that gives them: a load that breaks off later does not lead to
@@ -146,13 +143,6 @@ fn notes(table: &str, noted: &Noted, renames: &Renames) -> Vec<String> {
         )
     };
     if renames.is_empty() { Vec::new() } else { noted.iter().map(note).collect() }
-}
-
-/// The names of columns, by the lake's ids.
-pub(super) fn column_ids(schema: &Schema) -> BTreeMap<String, String> {
-    let column =
-        |field: &Arc<Field>| Some((field.metadata().get(LAKE_COLUMN_ID)?.clone(), field.name().clone()));
-    schema.fields().iter().filter_map(column).collect()
 }
 
 /// Decimals that no longer fit the column's numeric affinity move into a column that keeps their text.
@@ -185,7 +175,7 @@ fn rewritten(id: &TableId, table: &TargetTable, present: &mut [Present]) -> Vec<
 
 /// The columns as they should be. Only keys refuse NULL: the lake may make any other column optional,
 /// and SQLite cannot take a NOT NULL back.
-fn wanted(table: &TargetTable) -> Vec<Wanted> {
+fn wanted(table: &TargetTable) -> Result<Vec<Wanted>> {
     let mut columns: Vec<_> = table
         .schema
         .fields()
@@ -202,15 +192,8 @@ fn wanted(table: &TargetTable) -> Vec<Wanted> {
             }
         })
         .collect();
-    if table.deletes == Deletes::Soft && !table.key.is_empty() {
-        columns.push(Wanted {
-            name: DELETED_AT.into(),
-            data_type: "TIMESTAMP".into(),
-            not_null: false,
-            added_default: None,
-        });
-    }
-    columns
+    sql::mark_deleted(&mut columns, table, "TIMESTAMP")?;
+    Ok(columns)
 }
 
 /// A default as we would write the value; `None` where SQLite has no such literal.

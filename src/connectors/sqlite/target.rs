@@ -23,7 +23,7 @@ use super::shape::{self, CONTROL};
 use super::write::Writer;
 use crate::clients::sqlite::{File, on_a_thread};
 use crate::connection::Connection;
-use crate::connectors::sql::SQLITE;
+use crate::connectors::sql::{SQLITE, lake_ids};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
@@ -191,7 +191,7 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
         }
         writer.stats()
     };
-    let columns = serde_json::to_string(&shape::column_ids(&move_.table.schema)).expect("names are text");
+    let columns = serde_json::to_string(&lake_ids(&move_.table.schema)).expect("names are text");
     database
         .execute(
             &format!(

@@ -5,9 +5,9 @@ use arrow::datatypes::{FieldRef, Int8Type};
 use rusqlite::{Connection as Database, Statement};
 
 use super::encode::Cells;
-use super::shape::{self, DELETED_AT};
+use super::shape;
 use crate::clients::sqlite::File;
-use crate::connectors::sql::SQLITE;
+use crate::connectors::sql::{DELETED_AT, SQLITE};
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::target::{Deletes, MergeStats, Strategy, TargetTable};

@@ -16,14 +16,14 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::filter::Filter;
+use super::packed::{Digit, digits, pack, unpack};
 use super::values::ColumnValues;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -82,14 +82,6 @@ pub(super) struct KeySet {
 enum Form {
     Packed { digits: Vec<Digit>, filter: Filter, table: HashTable<PackedKey> },
     Rows { converter: RowConverter, bytes: Vec<u8>, table: HashTable<RowKey> },
-}
-
-/// One integer column's part of a packed key: `(value - min) << shift`, for values up to `min + span`.
-#[derive(Debug, Clone, Copy)]
-struct Digit {
-    min: i64,
-    span: u64,
-    shift: u32,
 }
 
 struct PackedKey {
@@ -221,7 +213,9 @@ impl KeySetBuilder {
             *filter = Filter::of(table.iter().map(|entry| entry.key), table.len());
         }
         let few = match &self.form {
-            Form::Packed { digits, table, .. } if table.len() <= FEW => Some(unpack(digits, table)),
+            Form::Packed { digits, table, .. } if table.len() <= FEW => {
+                Some(unpack(digits, || table.iter().map(|entry| entry.key)))
+            }
             Form::Rows { converter, bytes, table } if table.len() <= FEW => {
                 let parser = converter.parser();
                 Some(converter.convert_rows(table.iter().map(|entry| parser.parse(slice(bytes, entry))))?)
@@ -294,86 +288,6 @@ fn slice<'a>(bytes: &'a [u8], entry: &RowKey) -> &'a [u8] {
     &bytes[entry.start..entry.start + entry.len as usize]
 }
 
-struct Packed {
-    keys: Vec<u64>,
-    /// Rows whose key cannot be in the set: a value out of range, or NULL.
-    outside: Vec<bool>,
-}
-
-/// How to pack columns of these ranges; `None` when they need more than 64 bits.
-fn digits(ranges: &[(i64, i64)]) -> Option<Vec<Digit>> {
-    let mut shift = 0;
-    let mut digits = Vec::with_capacity(ranges.len());
-    for (min, max) in ranges {
-        let span = max.wrapping_sub(*min) as u64;
-        let bits = u64::BITS - span.leading_zeros();
-        if shift + bits > u64::BITS {
-            return None;
-        }
-        // A column with one value takes no bits; its shift must still be legal.
-        digits.push(Digit { min: *min, span, shift: shift.min(u64::BITS - 1) });
-        shift += bits;
-    }
-    Some(digits)
-}
-
-fn pack(digits: &[Digit], columns: &[ArrayRef]) -> Result<Packed> {
-    let rows = columns.first().map_or(0, |column| column.len());
-    let mut packed = Packed { keys: vec![0; rows], outside: vec![false; rows] };
-    for (digit, column) in digits.iter().zip(columns) {
-        let integers = integers(column)?;
-        for ((key, outside), value) in packed.keys.iter_mut().zip(&mut packed.outside).zip(integers.values())
-        {
-            let offset = value.wrapping_sub(digit.min) as u64;
-            *outside |= offset > digit.span;
-            // Of a value out of range only the flag counts.
-            *key |= offset << digit.shift;
-        }
-        if let Some(nulls) = integers.nulls().filter(|nulls| nulls.null_count() > 0) {
-            for (row, outside) in packed.outside.iter_mut().enumerate() {
-                *outside |= nulls.is_null(row);
-            }
-        }
-    }
-    Ok(packed)
-}
-
-fn unpack(digits: &[Digit], table: &HashTable<PackedKey>) -> Vec<ArrayRef> {
-    let column = |digit: &Digit| {
-        let bits = u64::BITS - digit.span.leading_zeros();
-        let mask = if bits == u64::BITS { u64::MAX } else { (1 << bits) - 1 };
-        let value = |entry: &PackedKey| digit.min.wrapping_add(((entry.key >> digit.shift) & mask) as i64);
-        Arc::new(Int64Array::from_iter_values(table.iter().map(value))) as ArrayRef
-    };
-    digits.iter().map(column).collect()
-}
-
-/// Whether values of this type can be taken as 64-bit integers without loss.
-pub(super) fn is_integral(data_type: &DataType) -> bool {
-    use DataType as T;
-    match data_type {
-        T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => true,
-        T::Date32 | T::Time32(_) | T::Time64(_) | T::Timestamp(_, _) => true,
-        T::Decimal128(precision, _) => *precision <= 18,
-        _ => false,
-    }
-}
-
-/// The values as 64-bit integers: numbers, dates and times as they are stored, decimals unscaled.
-pub(super) fn integers(array: &ArrayRef) -> Result<Int64Array> {
-    let array = match array.data_type() {
-        // Precision up to 18: every value fits.
-        DataType::Decimal128(_, _) => Arc::new(
-            array
-                .as_primitive::<Decimal128Type>()
-                .unary::<_, arrow::datatypes::Int64Type>(|value| value as i64),
-        ) as ArrayRef,
-        DataType::Int64 => array.clone(),
-        _ => cast(array, &DataType::Int64)?,
-    };
-    Ok(array.as_primitive().clone())
-}
-
 fn canonical_all(columns: &[ArrayRef]) -> Vec<ArrayRef> {
     columns.iter().map(canonical).collect()
 }
@@ -397,7 +311,7 @@ fn canonical(array: &ArrayRef) -> ArrayRef {
 mod tests {
     use std::collections::BTreeMap;
 
-    use arrow::array::{Float64Array, Int32Array, StringArray};
+    use arrow::array::{Float64Array, Int32Array, Int64Array, StringArray};
     use proptest::prelude::*;
 
     use super::*;

@@ -15,6 +15,7 @@
 
 mod filter;
 mod keys;
+mod packed;
 mod probe;
 mod prune;
 mod read;
@@ -31,7 +32,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::DataContentType;
 use roaring::RoaringTreemap;
 
-use self::keys::{KEY_BYTES, KeyColumn, KeySet, KeySetBuilder, Pass, integers, is_integral};
+use self::keys::{KEY_BYTES, KeyColumn, KeySet, KeySetBuilder, Pass};
+use self::packed::{integers, is_integral};
 use self::probe::Candidate;
 use self::prune::Partitions;
 use self::read::KeyFile;

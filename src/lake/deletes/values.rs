@@ -9,7 +9,7 @@ use arrow::array::{Array, ArrayRef, BinaryArray};
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 
-use super::keys::{integers, is_integral};
+use super::packed::{integers, is_integral};
 use crate::error::Result;
 
 /// Beyond this many distinct values only the least and the greatest are kept: a list pays by ruling out
