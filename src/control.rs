@@ -14,6 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::config::nearest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::StreamState;
 
@@ -37,6 +38,33 @@ create table if not exists server (
 /// Asks and answers of one configuration.
 pub struct Control {
     db: Connection,
+}
+
+/// What somebody wants of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// That it begins no passes.
+    Pause,
+    /// That it goes on.
+    Resume,
+    /// That it begins a pass now.
+    Trigger,
+}
+
+impl Wish {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Trigger => "trigger",
+        }
+    }
+
+    /// The wish of that word.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Pause, Self::Resume, Self::Trigger].into_iter().find(|wish| wish.name() == name)
+    }
 }
 
 /// What is asked of a stream.
@@ -79,8 +107,30 @@ impl Control {
         Ok(Self { db })
     }
 
+    /// Leaves a wish for a stream, which must be one of those that the server knows.
+    pub fn ask<'a>(
+        &self,
+        wish: Wish,
+        stream: &str,
+        known: impl Iterator<Item = &'a str> + Clone,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        if !known.clone().any(|name| name == stream) {
+            let error = Error::new(ErrorKind::Config, "the server has no such stream").with("stream", stream);
+            return Err(match nearest(stream, known) {
+                Some(name) => error.hint(format!("did you mean `{name}`?")),
+                None => error.hint("`frazil jobs list` shows them all"),
+            });
+        }
+        match wish {
+            Wish::Pause => self.pause(stream, true, now),
+            Wish::Resume => self.pause(stream, false, now),
+            Wish::Trigger => self.trigger(stream, now),
+        }
+    }
+
     /// Pauses a stream, or lets it go on.
-    pub fn pause(&self, stream: &str, paused: bool, now: DateTime<Utc>) -> Result<()> {
+    fn pause(&self, stream: &str, paused: bool, now: DateTime<Utc>) -> Result<()> {
         self.db
             .execute(
                 "insert into asks (stream, paused_at) values (?1, ?2) \
@@ -92,7 +142,7 @@ impl Control {
     }
 
     /// Asks for a pass now.
-    pub fn trigger(&self, stream: &str, now: DateTime<Utc>) -> Result<()> {
+    fn trigger(&self, stream: &str, now: DateTime<Utc>) -> Result<()> {
         self.db
             .execute(
                 "insert into asks (stream, triggered_at) values (?1, ?2) \

@@ -47,6 +47,19 @@ pub struct History {
     db: Connection,
 }
 
+/// Which passes are asked for.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Those of these streams; of all, if there are none.
+    pub streams: Vec<String>,
+    /// Those that ended so: `done`, `nothing_to_do`, `conflict`, `failed`; all, if there are none.
+    pub verdicts: Vec<String>,
+    /// Those that began at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// No more than so many.
+    pub limit: u32,
+}
+
 /// One pass of one stream, as it went.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pass {
@@ -157,19 +170,29 @@ impl History {
             .map_err(foreign)
     }
 
-    /// The newest passes first, of all streams or of some.
-    pub fn passes(&self, streams: &[String], limit: u32) -> Result<Vec<Pass>> {
-        let streams = serde_json::to_string(streams).expect("strings are JSON");
+    /// The newest passes first.
+    pub fn passes(&self, filter: &Filter) -> Result<Vec<Pass>> {
+        let list = |words: &[String]| serde_json::to_string(words).expect("strings are JSON");
+        // Times are written in one zone, so that their texts sort as they do.
+        let since = filter.since.map(|since| since.to_rfc3339());
         let read = || -> rusqlite::Result<Vec<Pass>> {
             self.db
                 .prepare(
-                    "select * from passes where ?1 = '[]' or stream in (select value from json_each(?1)) \
-                     order by id desc limit ?2",
+                    "select * from passes \
+                     where (?1 = '[]' or stream in (select value from json_each(?1))) \
+                     and (?2 = '[]' or verdict in (select value from json_each(?2))) \
+                     and (?3 is null or started_at >= ?3) order by id desc limit ?4",
                 )?
-                .query_map(params![streams, limit], pass)?
+                .query_map(params![list(&filter.streams), list(&filter.verdicts), since, filter.limit], pass)?
                 .collect()
         };
         read().map_err(foreign)
+    }
+
+    /// The last pass of a stream.
+    pub fn last(&self, stream: &str) -> Result<Option<Pass>> {
+        let filter = Filter { streams: vec![stream.to_owned()], verdicts: Vec::new(), since: None, limit: 1 };
+        Ok(self.passes(&filter)?.pop())
     }
 
     /// How the passes of each stream went, for whoever plans the next.
@@ -238,6 +261,9 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
     })
 }
 
+/// The names of verdicts.
+pub const VERDICTS: [&str; 4] = ["done", "nothing_to_do", "conflict", "failed"];
+
 /// The verdict's name, as reports write it.
 pub fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
@@ -290,14 +316,19 @@ mod tests {
         assert_eq!(history.failed().unwrap(), BTreeSet::from(["b".to_owned()]));
 
         let again = History::open_existing(&path).unwrap().unwrap();
-        let passes = again.passes(&[], 3).unwrap();
+        let everything = Filter { streams: Vec::new(), verdicts: Vec::new(), since: None, limit: 9 };
+        let passes = again.passes(&Filter { limit: 3, ..everything.clone() }).unwrap();
         assert_eq!(
             passes.iter().map(|pass| pass.verdict.as_str()).collect::<Vec<_>>(),
             ["failed", "nothing_to_do", "done"]
         );
         assert_eq!(passes[0].error.as_deref(), Some("the server hung up (stream: b)"));
         assert_eq!(passes[0].started_at, DateTime::UNIX_EPOCH);
-        assert_eq!(again.passes(&["a".to_owned()], 9).unwrap().len(), 2);
+        let count = |filter| again.passes(&filter).unwrap().len();
+        assert_eq!(count(Filter { streams: vec!["a".to_owned()], ..everything.clone() }), 2);
+        assert_eq!(count(Filter { verdicts: vec!["failed".to_owned()], ..everything.clone() }), 2);
+        let since = |seconds| Filter { since: DateTime::from_timestamp(seconds, 0), ..everything.clone() };
+        assert_eq!((count(since(0)), count(since(1))), (4, 0));
         assert!(folder.path().join(".frazil/.gitignore").exists());
     }
 

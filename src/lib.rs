@@ -13,6 +13,7 @@ pub mod delta;
 pub mod error;
 pub mod faults;
 pub mod history;
+pub mod http;
 pub mod lake;
 pub mod maintain;
 pub mod memory;

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
+use chrono::{DateTime, Utc};
+use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
@@ -13,6 +14,7 @@ use super::serve_args::{JobsCommand, ServeArgs};
 use crate::config::{
     ChangeWord, ModeWord, Names, Overrides, SchemaWord, Selection, Size, Span, StreamEntry, units,
 };
+use crate::history;
 use crate::lake::DroppedColumns;
 use crate::memory;
 use crate::source::{BeyondHorizon, NullCursor};
@@ -344,6 +346,15 @@ pub(super) struct HistoryArgs {
     /// Only these streams
     #[arg(value_name = "STREAM")]
     pub streams: Vec<String>,
+    /// Only this stream, can be repeated
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Vec<String>,
+    /// Only those that ended so: done, nothing_to_do, conflict, failed
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = PossibleValuesParser::new(history::VERDICTS))]
+    pub status: Vec<String>,
+    /// Only those since then: a time, or how long ago: 24h
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
     /// How many, at most
     #[arg(long, short = 'n', default_value_t = 20, env = "FRAZIL_LIMIT")]
     pub limit: u32,
@@ -448,6 +459,10 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as `key=value`".to_owned()),
     }
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    units::moment(text, Utc::now()).map_err(|problem| problem.replacen('\n', ": ", 1))
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

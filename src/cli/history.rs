@@ -5,7 +5,7 @@ use super::output::{self, Exit};
 use crate::config::units::show_count;
 use crate::config::{Config, Overrides};
 use crate::error::Result;
-use crate::history::{History, Pass};
+use crate::history::{Filter, History, Pass};
 
 /// Prints past passes.
 pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
@@ -14,7 +14,10 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
         output::say(format!("nothing has run yet ({})", path.display()));
         return Ok(Exit::Done);
     };
-    let passes = history.passes(&args.streams, args.limit)?;
+    let mut streams = args.streams.clone();
+    streams.extend_from_slice(&args.stream);
+    let verdicts = args.status.clone();
+    let passes = history.passes(&Filter { streams, verdicts, since: args.since, limit: args.limit })?;
     if global.output == Output::Json {
         passes.iter().try_for_each(output::json)?;
     } else {

@@ -4,9 +4,8 @@ use chrono::{TimeDelta, Utc};
 
 use super::args::{Global, Output};
 use super::output::{self, Exit};
-use super::serve_args::{JobsArgs, JobsCommand};
-use crate::config::nearest;
-use crate::control::{Control, Server};
+use super::serve_args::JobsCommand;
+use crate::control::{Control, Server, Wish};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 
@@ -23,34 +22,16 @@ pub(super) fn jobs(global: &Global, command: &JobsCommand) -> Result<Exit> {
             .hint("start it, or say with `--config` whose jobs you mean"));
     };
     let control = Control::open(&place)?;
-    match command {
-        JobsCommand::List => list(global, &server),
-        JobsCommand::Pause(args) => {
-            ask(&server, args, "paused", |stream| control.pause(stream, true, Utc::now()))
-        }
-        JobsCommand::Resume(args) => {
-            ask(&server, args, "resumed", |stream| control.pause(stream, false, Utc::now()))
-        }
-        JobsCommand::Trigger(args) => {
-            ask(&server, args, "triggered", |stream| control.trigger(stream, Utc::now()))
-        }
-    }
-}
-
-fn ask(server: &Server, args: &JobsArgs, done: &str, act: impl Fn(&str) -> Result<()>) -> Result<Exit> {
-    let known = || server.states.iter().map(|state| state.stream.as_str());
+    let (wish, args) = match command {
+        JobsCommand::List => return list(global, &server),
+        JobsCommand::Pause(args) => (Wish::Pause, args),
+        JobsCommand::Resume(args) => (Wish::Resume, args),
+        JobsCommand::Trigger(args) => (Wish::Trigger, args),
+    };
     for stream in &args.streams {
-        if !known().any(|name| name == stream) {
-            let error = Error::new(ErrorKind::Config, "the server has no such stream").with("stream", stream);
-            return Err(match nearest(stream, known()) {
-                Some(name) => error.hint(format!("did you mean `{name}`?")),
-                None => error.hint("`frazil jobs list` shows them all"),
-            });
-        }
-    }
-    for stream in &args.streams {
-        act(stream)?;
-        output::line(format!("{done} {stream}"))?;
+        let known = server.states.iter().map(|state| state.stream.as_str());
+        control.ask(wish, stream, known, Utc::now())?;
+        output::line(format!("asked to {} {stream}", wish.name()))?;
     }
     if Utc::now() - server.seen_at > SILENCE {
         output::say("note: no server is running now; the next one will know");

@@ -10,11 +10,13 @@
 //! pauses are in the control file. So it can be killed at any time and started again anywhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::args::{Global, Output};
@@ -27,6 +29,7 @@ use crate::config::{self, Config};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
+use crate::http::{self, Access, Board, Desk};
 use crate::lake::Lake;
 use crate::schedule::{Cadence, Ended, Job, Outcome, Schedule, Scheduler, StreamState};
 use crate::sync::{Context, Legs, Stream, StreamReport, Verdict};
@@ -49,6 +52,9 @@ pub(super) async fn serve(global: &Global, args: &ServeArgs) -> Result<Exit> {
     let interrupt = Interrupt::listen();
     let Some(plan) = Plan::load_patiently(global, args, &interrupt).await? else { return Ok(Exit::Done) };
     let mut server = Server::new(global, args, plan)?;
+    if let Some(address) = &args.listen {
+        server.listen_on(address).await?;
+    }
     server.run(&interrupt).await?;
     output::say("stopped");
     Ok(Exit::Done)
@@ -132,6 +138,7 @@ struct Server<'a> {
     /// What was last said there, and when.
     told: (Vec<StreamState>, DateTime<Utc>),
     said: Said,
+    board: Arc<Board>,
 }
 
 impl<'a> Server<'a> {
@@ -154,9 +161,36 @@ impl<'a> Server<'a> {
             version: None,
             told: Default::default(),
             said: Said::new(),
+            board: Board::new(),
         };
         server.settle();
         Ok(server)
+    }
+
+    /// Answers HTTP from now on.
+    async fn listen_on(&self, address: &str) -> Result<()> {
+        let history = History::place(self.plan.config.path());
+        let control = Control::place(&history);
+        if self.control.is_none() {
+            return Err(Error::new(ErrorKind::Config, "without its control file the server cannot be asked")
+                .with("file", control.display())
+                .hint("make the folder writable, or leave `--listen` out"));
+        }
+        let failed = |source: std::io::Error| {
+            Error::new(ErrorKind::Config, format!("cannot listen: {source}"))
+                .with("address", address)
+                .hint("give a free address of this machine: `--listen 127.0.0.1:8085`")
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let token = match &self.args.token_file {
+            Some(file) => Some(Access::token_in(file)?),
+            None => std::env::var("FRAZIL_TOKEN").ok(),
+        };
+        let access = Access::new(bound.ip(), token.as_deref())?;
+        output::say(format!("listening on http://{bound}"));
+        tokio::spawn(http::serve(listener, Desk { board: self.board.clone(), history, control }, access));
+        Ok(())
     }
 
     /// Tells the scheduler of the streams that there are.
@@ -238,9 +272,10 @@ impl<'a> Server<'a> {
 
     /// Says what the streams do, when that is new or was said some time ago.
     fn say_states(&mut self) {
-        let Some(control) = &self.control else { return };
         let now = Utc::now();
         let states = self.scheduler.states(now);
+        self.board.show(states.clone());
+        let Some(control) = &self.control else { return };
         if states == self.told.0 && now - self.told.1 < SIGN_OF_LIFE {
             return;
         }
@@ -271,6 +306,7 @@ impl<'a> Server<'a> {
         let outcome = report.as_ref().map_or(Outcome::Stopped, outcome);
         self.scheduler.ended(name, Ended { outcome, at: Utc::now() });
         let Some(report) = report else { return Ok(()) };
+        self.board.ended(&report);
         match self.global.output {
             Output::Json => output::json(&report)?,
             _ if report.verdict == Verdict::NothingToDo && !self.global.verbose => {}

@@ -1,5 +1,7 @@
 //! The arguments of the verbs around `frazil serve`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::args::StreamsArgs;
@@ -13,6 +15,13 @@ pub(super) struct ServeArgs {
     /// Say when each stream would run next, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Answer HTTP here: health, streams, runs, metrics, wishes: 127.0.0.1:8085
+    #[arg(long, value_name = "ADDRESS", env = "FRAZIL_LISTEN", help_heading = "HTTP")]
+    pub listen: Option<String>,
+    /// The file with the token that requests must carry [default: the variable FRAZIL_TOKEN]. Needed where
+    /// other machines can reach the address
+    #[arg(long, value_name = "FILE", env = "FRAZIL_TOKEN_FILE", help_heading = "HTTP", requires = "listen")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What a running server does.

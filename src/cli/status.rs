@@ -53,7 +53,7 @@ pub(super) async fn status(global: &Global, args: &StreamsArgs) -> Result<Exit> 
             applied: None,
             behind: None,
             last_run: match &history {
-                Some(history) => history.passes(std::slice::from_ref(&stream.name), 1)?.pop(),
+                Some(history) => history.last(&stream.name)?,
                 None => None,
             },
             error: None,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+
 /// `90s`, `10m`, `1h30m`, `2d`, `500ms`; a bare `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || "not a length of time\nwrite it like `90s`, `10m` or `1h30m`".to_owned();
@@ -31,6 +33,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         total = total.checked_add(part).ok_or_else(bad)?;
     }
     Ok(total)
+}
+
+/// A time as `2026-03-01T12:00:00Z`, the begin of a day in UTC as `2026-03-01`, or how long ago: `24h`.
+pub fn moment(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
+    let text = text.trim();
+    if let Ok(time) = text.parse::<DateTime<Utc>>() {
+        return Ok(time);
+    }
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(NaiveTime::MIN).and_utc());
+    }
+    let ago = duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
+    ago.and_then(|ago| now.checked_sub_signed(ago))
+        .ok_or_else(|| "not a time\nwrite it like `2026-03-01T12:00:00Z`, `2026-03-01` or `24h`".to_owned())
 }
 
 /// `256MiB`, `1GiB`, `500MB`, or a plain number of bytes.

@@ -98,6 +98,12 @@ pub struct StreamState {
     pub due: Option<DateTime<Utc>>,
     /// Until when a connection of it is left alone.
     pub left_alone_until: Option<DateTime<Utc>>,
+    /// When the pass under way began.
+    #[serde(default)]
+    pub running_since: Option<DateTime<Utc>>,
+    /// What is shown of the source is at least as new as this.
+    #[serde(default)]
+    pub fresh_as_of: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug)]
@@ -263,6 +269,8 @@ impl Scheduler {
                 state: state(task),
                 due: task.due,
                 left_alone_until: self.left_alone(&task.job, now),
+                running_since: task.running,
+                fresh_as_of: task.past.fresh_as_of,
             })
             .collect()
     }

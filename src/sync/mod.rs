@@ -40,7 +40,7 @@ pub use contract::LeftOut;
 pub use evolve::evolution;
 pub use extract::{extract, lake_table_plan, mode_of, read_request};
 pub use load::{load, target_table};
-pub use report::{ExtractReport, LoadReport, StreamReport, Verdict};
+pub use report::{ErrorReport, ExtractReport, LoadReport, StreamReport, Verdict};
 
 /// One stream, resolved: every setting has its final value.
 #[derive(Debug, Clone)]

@@ -41,6 +41,7 @@ mod postgres_keyset;
 mod postgres_source;
 mod postgres_target;
 mod serve;
+mod serve_http;
 mod servers;
 mod shapes;
 mod sqlite;

@@ -9,16 +9,16 @@ use rusqlite::Connection;
 use crate::fixture::Pipeline;
 
 /// Longer than anything that is waited for takes, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A shop and a warehouse in one folder each, and what serves them.
-struct Served {
-    pipeline: Pipeline,
+pub(crate) struct Served {
+    pub(crate) pipeline: Pipeline,
     folder: tempfile::TempDir,
 }
 
 impl Served {
-    fn new(streams: &[&str]) -> Self {
+    pub(crate) fn new(streams: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = |name: &str| format!("sqlite://{}", folder.path().join(name).display());
         let pipeline = Pipeline::new(&url("shop.db"), &url("dwh.db"), streams);
@@ -40,24 +40,29 @@ impl Served {
     }
 
     /// Rows of a table in the warehouse; none while there is no such table.
-    fn rows(&self, table: &str) -> i64 {
+    pub(crate) fn rows(&self, table: &str) -> i64 {
         let Ok(dwh) = Connection::open(self.folder.path().join("dwh.db")) else { return 0 };
         dwh.busy_timeout(PATIENCE).unwrap();
         dwh.query_row(&format!("select count(*) from {table}"), [], |row| row.get(0)).unwrap_or(0)
     }
 
     fn start(&self) -> Server {
+        self.start_with(&[])
+    }
+
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Server {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let mut command = self.pipeline.command(&["serve", "--parallel", "2"]);
+        command.args(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::from(log));
         Server(command.spawn().unwrap())
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let began = Instant::now();
         while !holds() {
             assert!(began.elapsed() < PATIENCE, "{what} did not happen:\n{}", self.log());
@@ -66,7 +71,7 @@ impl Served {
     }
 
     /// What `frazil jobs list` says of a stream.
-    fn state(&self, stream: &str) -> String {
+    pub(crate) fn state(&self, stream: &str) -> String {
         let ran = self.pipeline.run(&["jobs", "list", "--output", "json"]);
         let of_stream = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
         let found = of_stream.into_iter().find(|state: &serde_json::Value| state["stream"] == stream);
@@ -75,7 +80,7 @@ impl Served {
 }
 
 /// Killed with its test.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
     fn signal(&self, name: &str) {
@@ -84,7 +89,7 @@ impl Server {
     }
 
     /// Asks it to stop, and says how it ended.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         self.signal("-TERM");
         self.0.wait().unwrap().code()
     }

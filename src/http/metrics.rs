@@ -1,0 +1,182 @@
+//! Numbers in the text form of Prometheus. Their names are constants; each page has one line a stream.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+
+use chrono::{DateTime, Utc};
+
+use crate::history;
+use crate::schedule::StreamState;
+use crate::sync::StreamReport;
+
+/// What a stream's passes came to since the server started.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    passes: BTreeMap<&'static str, u64>,
+    seconds: f64,
+    extracted: u64,
+    upserted: u64,
+    deleted: u64,
+    file_bytes: u64,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, report: &StreamReport) {
+        *self.passes.entry(history::verdict(report.verdict)).or_default() += 1;
+        self.seconds += report.seconds;
+        if let Some(extract) = &report.extract {
+            self.extracted += extract.rows;
+            self.file_bytes += extract.file_bytes;
+        }
+        if let Some(load) = &report.load {
+            self.upserted += load.upserted;
+            self.deleted += load.deleted;
+        }
+    }
+}
+
+/// One number of a stream, and what it is.
+type Counter = (&'static str, &'static str, fn(&Totals) -> f64);
+
+const COUNTERS: [Counter; 5] = [
+    ("frazil_pass_seconds_total", "Time spent in passes.", |totals| totals.seconds),
+    ("frazil_rows_extracted_total", "Rows committed to the lake.", |totals| totals.extracted as f64),
+    ("frazil_file_bytes_total", "Bytes of the data files that hold them.", |totals| totals.file_bytes as f64),
+    ("frazil_rows_upserted_total", "Rows inserted or updated in targets.", |totals| totals.upserted as f64),
+    ("frazil_rows_deleted_total", "Rows deleted in targets, or marked so.", |totals| totals.deleted as f64),
+];
+
+/// A time of a stream, and what it is.
+type Moment = (&'static str, &'static str, fn(&StreamState) -> Option<DateTime<Utc>>);
+
+/// The page.
+pub(super) fn text(states: &[StreamState], totals: &BTreeMap<String, Totals>) -> String {
+    let mut page = Page(String::new());
+    page.head("frazil_build_info", "gauge", "The version of the server.");
+    page.line("frazil_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.head("frazil_passes_total", "counter", "Passes that ended, by result.");
+    for (stream, totals) in totals {
+        for verdict in history::VERDICTS {
+            let passes = totals.passes.get(verdict).copied().unwrap_or_default();
+            page.line("frazil_passes_total", &[("stream", stream), ("result", verdict)], passes);
+        }
+    }
+    for (name, help, number) in COUNTERS {
+        page.head(name, "counter", help);
+        for (stream, totals) in totals {
+            page.line(name, &[("stream", stream)], number(totals));
+        }
+    }
+    page.head("frazil_stream_state", "gauge", "What each stream is doing: 1 at that state.");
+    for state in states {
+        page.line("frazil_stream_state", &[("stream", &state.stream), ("state", state.state.name())], 1);
+    }
+    let times: [Moment; 3] = [
+        (
+            "frazil_stream_fresh_as_of_timestamp_seconds",
+            "What the lake and the target show of the source is at least as new as this.",
+            |state| state.fresh_as_of,
+        ),
+        ("frazil_stream_due_timestamp_seconds", "When the next pass is due.", |state| state.due),
+        ("frazil_stream_running_since_timestamp_seconds", "When the pass under way began.", |state| {
+            state.running_since
+        }),
+    ];
+    for (name, help, time) in times {
+        page.head(name, "gauge", help);
+        for (state, time) in states.iter().filter_map(|state| Some((state, time(state)?))) {
+            page.line(name, &[("stream", &state.stream)], time.timestamp_millis() as f64 / 1000.0);
+        }
+    }
+    if let Some(bytes) = resident_bytes() {
+        page.head("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
+        page.line("process_resident_memory_bytes", &[], bytes);
+    }
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], number: impl Display) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+        match labels.is_empty() {
+            true => self.write(format_args!("{name} {number}\n")),
+            false => self.write(format_args!("{name}{{{}}} {number}\n", labels.join(","))),
+        }
+    }
+
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("a string takes all text");
+    }
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// What the process holds, where the system says so.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::schedule::State;
+    use crate::sync::Verdict;
+
+    #[test]
+    fn a_page_has_a_line_for_each_stream() {
+        let report = |verdict| StreamReport {
+            stream: "a".to_owned(),
+            run: Uuid::nil(),
+            started_at: DateTime::UNIX_EPOCH,
+            seconds: 1.5,
+            verdict,
+            extract: None,
+            load: None,
+            maintenance: None,
+            error: None,
+        };
+        let mut totals = Totals::default();
+        totals.add(&report(Verdict::Done));
+        totals.add(&report(Verdict::Failed));
+        totals.extracted = 7;
+        let state = StreamState {
+            stream: "a\"b".to_owned(),
+            state: State::Running,
+            due: None,
+            left_alone_until: None,
+            running_since: DateTime::from_timestamp_millis(1500),
+            fresh_as_of: None,
+        };
+        let page = text(&[state], &BTreeMap::from([("a".to_owned(), totals)]));
+        let lines = page.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process"));
+        expect![[r#"
+            frazil_build_info{version="0.1.0"} 1
+            frazil_passes_total{stream="a",result="done"} 1
+            frazil_passes_total{stream="a",result="nothing_to_do"} 0
+            frazil_passes_total{stream="a",result="conflict"} 0
+            frazil_passes_total{stream="a",result="failed"} 1
+            frazil_pass_seconds_total{stream="a"} 3
+            frazil_rows_extracted_total{stream="a"} 7
+            frazil_file_bytes_total{stream="a"} 0
+            frazil_rows_upserted_total{stream="a"} 0
+            frazil_rows_deleted_total{stream="a"} 0
+            frazil_stream_state{stream="a\"b",state="running"} 1
+            frazil_stream_running_since_timestamp_seconds{stream="a\"b"} 1.5"#]]
+        .assert_eq(&lines.collect::<Vec<_>>().join("\n"));
+    }
+}

@@ -1,0 +1,129 @@
+//! The HTTP side of `frazil serve`, asked byte by byte.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::Value;
+
+use crate::serve::{PATIENCE, Served, Server};
+
+/// An answer taken apart.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+}
+
+/// The address that the server says it listens on.
+fn address(served: &Served) -> String {
+    let said = || {
+        let log = served.log();
+        let line = log.lines().find_map(|line| line.strip_prefix("listening on http://")).map(str::to_owned);
+        line.filter(|_| log.contains("\nlistening on") || log.starts_with("listening on"))
+    };
+    served.until("an address", || said().is_some());
+    said().unwrap()
+}
+
+fn ask(address: &str, request: &str, headers: &[&str]) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    write!(stream, "{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Answer { status: head[9..12].parse().unwrap(), body: body.to_owned() }
+}
+
+fn get(address: &str, path: &str) -> Answer {
+    ask(address, &format!("GET {path}"), &[])
+}
+
+/// What is said of a stream.
+fn stream(address: &str, name: &str) -> Value {
+    let streams = get(address, "/streams").json();
+    streams["streams"].as_array().unwrap().iter().find(|it| it["stream"] == name).unwrap().clone()
+}
+
+#[test]
+fn a_program_watches_and_asks() {
+    let served = Served::new(&["a: { change: full, schedule: every 1s }", "b: { change: full }"]);
+    let server = served.start_with(&["--listen", "127.0.0.1:0"]);
+    let at = address(&served);
+    assert_eq!(get(&at, "/health").json()["status"], "ok");
+    served.until("a first pass", || stream(&at, "a")["last"]["verdict"] == "done");
+    let first = &get(&at, "/runs?stream=a&status=done").json()["runs"][0];
+    assert_eq!((&first["verb"], &first["rows_extracted"]), (&"serve".into(), &1.into()));
+
+    assert_eq!(ask(&at, "POST /streams/b/trigger", &[]).status, 202);
+    served.until("the triggered pass", || served.rows("b") == 1);
+    assert_eq!(ask(&at, "POST /streams/a/pause", &[]).status, 202);
+    served.until("the pause", || stream(&at, "a")["state"] == "paused");
+    // The command line sees the same, and takes it back.
+    assert_eq!(served.state("a"), "paused");
+    served.pipeline.ok(&["jobs", "resume", "a"]);
+    served.until("the end of the pause", || stream(&at, "a")["state"] != "paused");
+
+    served.until("the pass in the metrics", || {
+        get(&at, "/metrics").body.contains("frazil_rows_upserted_total{stream=\"b\"} 1")
+    });
+    let metrics = get(&at, "/metrics").body;
+    assert!(metrics.contains("frazil_passes_total{stream=\"b\",result=\"done\"} 1"), "{metrics}");
+    assert!(metrics.contains("frazil_stream_fresh_as_of_timestamp_seconds{stream=\"a\"}"), "{metrics}");
+    assert!(metrics.contains("process_resident_memory_bytes"), "{metrics}");
+    assert_eq!(server.stop(), Some(0), "{}", served.log());
+}
+
+#[test]
+fn a_wrong_question_gets_an_answer_that_helps() {
+    let served = Served::new(&["a: { change: full, schedule: every 1h }"]);
+    let server = served.start_with(&["--listen", "127.0.0.1:0"]);
+    let at = address(&served);
+    for (request, status, message) in [
+        ("GET /", 404, "GET /health"),
+        ("POST /streams/aa/pause", 404, "did you mean `a`?"),
+        ("POST /streams/a/explode", 404, "there is nothing here"),
+        ("GET /runs?since=whenever", 400, "not a time"),
+        ("GET /runs?colour=red", 400, "/runs?stream=NAME"),
+    ] {
+        let answer = ask(&at, request, &[]);
+        assert_eq!(answer.status, status, "{request}: {answer:?}");
+        assert!(answer.body.contains(message), "{request}: {answer:?}");
+        assert!(answer.json()["error"]["kind"].is_string(), "{request}: {answer:?}");
+    }
+    let page = ask(&at, "POST /streams/a/pause", &["origin: https://evil.example"]);
+    assert_eq!(page.status, 403, "a page in somebody's browser: {page:?}");
+    assert_eq!(server.stop(), Some(0), "{}", served.log());
+}
+
+#[test]
+fn only_the_token_opens_it_to_other_machines() {
+    let served = Served::new(&["a: { change: full, schedule: every 1h }"]);
+    let refused = served.pipeline.run(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("there is no token"), "{refused:?}");
+
+    const TOKEN: &str = "a-token-that-nobody-guesses";
+    let file = served.pipeline.folder().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let server: Server =
+        served.start_with(&["--listen", "0.0.0.0:0", "--token-file", file.to_str().unwrap()]);
+    let at = address(&served).replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(get(&at, "/health").status, 200, "whoever restarts servers knows no token");
+    for path in ["/streams", "/runs", "/metrics"] {
+        assert_eq!(get(&at, path).status, 401, "{path}");
+        let answer = ask(&at, &format!("GET {path}"), &[&format!("authorization: Bearer {TOKEN}")]);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(!answer.body.contains(TOKEN));
+    }
+    assert_eq!(ask(&at, "POST /streams/a/trigger", &["authorization: Bearer guess"]).status, 401);
+    assert!(!served.log().contains(TOKEN));
+    assert_eq!(server.stop(), Some(0), "{}", served.log());
+}
