@@ -5,6 +5,7 @@
 
 pub mod cli;
 mod clients;
+pub mod compare;
 pub mod config;
 pub mod connection;
 pub mod connectors;

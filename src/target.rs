@@ -27,6 +27,11 @@ pub trait Target: Send + Sync {
     /// What the table shows, or `None` when this stream never loaded it.
     async fn applied(&self, stream: &str, table: &TableId) -> Result<Option<Applied>>;
 
+    /// What the table is called when the database is read as a source.
+    fn as_source(&self, table: &TableId) -> TableId {
+        table.clone()
+    }
+
     /// Applies a change in one transaction and moves the table from `merge.from` to `merge.to`.
     /// [`Conflict`](crate::ErrorKind::Conflict) when the table does not show `merge.from` (any more).
     async fn apply(&self, merge: Merge) -> Result<MergeStats>;

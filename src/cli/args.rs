@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use super::compare::CompareArgs;
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
 use super::serve_args::{JobsCommand, ServeArgs};
@@ -108,6 +109,8 @@ pub(super) enum Command {
     Sync(RunArgs),
     /// Lake to target only
     Load(RunArgs),
+    /// Prove that source, lake and target hold the same rows, and set right where they do not
+    Compare(CompareArgs),
     /// Run streams when they are due, by their `schedule`, `fresh` and `after`, until told to stop
     Serve(ServeArgs),
     /// What a running `frazil serve` does, and what it is asked to do

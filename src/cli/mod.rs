@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod compare;
 mod demo;
 mod discover;
 mod history;
@@ -69,6 +70,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
     }
     match command {
         Command::Init(args) => init::init(&global, &args).await,
+        Command::Compare(args) => compare::compare(&global, &args).await,
         Command::Check(args) => check::check(&global, &args).await,
         Command::Discover(args) => discover::discover(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args, Legs::Both).await,

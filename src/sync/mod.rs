@@ -189,13 +189,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn start(&self, expected: Option<u64>) {
+    pub(crate) fn start(&self, expected: Option<u64>) {
         self.expected.store(expected.unwrap_or(0), Ordering::Relaxed);
         self.rows.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn add(&self, rows: u64, bytes: u64) {
+    pub(crate) fn add(&self, rows: u64, bytes: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@ mod audit;
 mod bad_input;
 mod catalog_conformance;
 mod cli;
+mod compare;
 mod crossings;
 mod damaged_files;
 mod demo;

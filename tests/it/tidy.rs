@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "compare",
             "config",
             "connectors",
             "control",
@@ -40,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("control", &["config", "schedule"]),
     ("http", &["config", "control", "history", "schedule", "sync"]),
     ("schedule", &[]),
+    ("compare", &["connectors", "lake", "merge", "source", "sync", "target"]),
     ("sync", &["connectors", "lake", "maintain", "merge", "source", "target"]),
     ("connectors", &["clients", "source", "target"]),
     ("query", &["lake", "merge"]),
@@ -59,6 +61,7 @@ const STRANGERS: &[(&str, &[&str])] = &[
     ),
     ("connectors", &["iceberg", "object_store", "parquet"]),
     ("lake", &["tokio_postgres", "rusqlite"]),
+    ("compare", &["tokio_postgres", "rusqlite", "iceberg", "parquet", "object_store"]),
     ("sync", &["tokio_postgres", "rusqlite", "iceberg", "parquet"]),
     ("cli", &["tokio_postgres", "iceberg", "parquet"]),
     ("config", &["tokio_postgres", "rusqlite", "iceberg", "parquet", "datafusion"]),

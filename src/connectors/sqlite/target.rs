@@ -55,6 +55,10 @@ impl SqliteTarget {
 
 #[async_trait]
 impl Target for SqliteTarget {
+    fn as_source(&self, table: &TableId) -> TableId {
+        TableId::bare(shape::local(table))
+    }
+
     async fn plan(&self, table: &TargetTable) -> Result<Vec<String>> {
         let table = table.clone();
         self.blocking(move |file| shape::statements(file, &file.open_or_imagine()?, &table)).await

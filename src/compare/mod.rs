@@ -1,0 +1,242 @@
+//! Do two places hold the same rows? Source and lake, or lake and target.
+//!
+//! ```text
+//! rows here ──▶ digest ─┐                       ┌─ rows of those buckets, here ──┐
+//!                       ├─▶ buckets that differ ┤                                ├─▶ keys that differ
+//! rows there ─▶ digest ─┘                       └─ rows of those buckets, there ─┘
+//! ```
+//!
+//! A [`digest`] has, for each of some ten thousand buckets of keys, the number of rows and the sum of
+//! their fingerprints. Equal digests are equal tables, and that is the usual end: each place was read
+//! once, in a few megabytes of memory. Otherwise the rows of the buckets that differ are looked at, key
+//! by key ([`look`]), and may be [repaired](repair).
+//!
+//! A source goes on changing. What was changed since the last pass differs and is no fault; to tell, a
+//! pass is made and the keys are looked at once more: what differs both times is a finding.
+
+mod digest;
+mod look;
+mod repair;
+mod rows;
+mod side;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::ArrayRef;
+use serde::{Deserialize, Serialize};
+
+use self::digest::Digest;
+use self::look::{Found, Look};
+use self::rows::Columns;
+use self::side::Side;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lake::{LakeTable, TableMode};
+use crate::sync::{self, Context, Progress, Stream};
+
+/// Which two places are compared. Rows flow from the first to the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pair {
+    /// The source as it is, and the lake's current snapshot.
+    SourceLake,
+    /// The snapshot that the target says it shows, and the target.
+    LakeTarget,
+}
+
+impl Pair {
+    /// `source` and `lake`.
+    pub const fn names(self) -> [&'static str; 2] {
+        match self {
+            Self::SourceLake => ["source", "lake"],
+            Self::LakeTarget => ["lake", "target"],
+        }
+    }
+}
+
+/// What to do about differences.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Make a pass and look again, so that what has merely not come yet does not count.
+    pub settle: bool,
+    /// Make the second place like the first. Of a source only what settled is repaired.
+    pub repair: bool,
+}
+
+/// What a comparison found.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// The stream.
+    pub stream: String,
+    /// Which places.
+    pub pair: Pair,
+    /// The lake's snapshot that was compared.
+    pub snapshot: i64,
+    /// Rows in the first place and in the second.
+    pub rows: [u64; 2],
+    /// Keys that the first has and the second lacks.
+    pub missing: u64,
+    /// Keys that only the second has.
+    pub surplus: u64,
+    /// Keys whose rows differ.
+    pub different: u64,
+    /// Whether all that differs was looked at. Otherwise the three counts are a part of it.
+    pub complete: bool,
+    /// Columns that were left out, each with why.
+    pub left_out: Vec<String>,
+    /// How many keys were repaired.
+    pub repaired: u64,
+    /// Time taken.
+    pub seconds: f64,
+    /// The keys that differ.
+    #[serde(skip)]
+    pub keys: Keys,
+}
+
+/// The keys that differ. They are values of rows: for whoever asked, never for a log.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// The key's columns.
+    pub names: Vec<String>,
+    /// Their values, one array a column.
+    pub values: Vec<ArrayRef>,
+    /// `missing`, `surplus` or `different`, one a key.
+    pub kinds: Vec<&'static str>,
+}
+
+impl Outcome {
+    /// Whether both places have the same rows, so far as they were looked at, or have them now.
+    pub fn is_equal(&self) -> bool {
+        self.complete && self.missing + self.surplus + self.different == self.repaired
+    }
+}
+
+/// Compares two places of a stream.
+pub async fn compare(
+    context: &Context,
+    stream: &Stream,
+    pair: Pair,
+    options: Options,
+    progress: &Arc<Progress>,
+) -> Result<Outcome> {
+    compare_places(context, stream, pair, options, progress)
+        .await
+        .map_err(|error| error.with("stream", &stream.name))
+}
+
+async fn compare_places(
+    context: &Context,
+    stream: &Stream,
+    pair: Pair,
+    options: Options,
+    progress: &Arc<Progress>,
+) -> Result<Outcome> {
+    let started = Instant::now();
+    let mut table = lake_table(context, stream).await?;
+    let mut places = Places::of(context, stream, pair, &table).await?;
+    let (columns, digests) = places.digests(&table.key(), progress).await?;
+    let mut outcome = Outcome {
+        stream: stream.name.clone(),
+        pair,
+        snapshot: places.snapshot,
+        rows: digests.each_ref().map(Digest::rows),
+        missing: 0,
+        surplus: 0,
+        different: 0,
+        complete: true,
+        left_out: columns.left_out.clone(),
+        repaired: 0,
+        seconds: 0.0,
+        keys: Keys::default(),
+    };
+    let most = look::most_rows(context.budget);
+    let (buckets, complete) = digests[0].differing(&digests[1], most);
+    outcome.complete = complete;
+    if !buckets.is_empty() {
+        let look = Look { columns: columns.clone(), buckets: Arc::new(buckets), hasher: digests[0].hasher() };
+        let mut found = places.look(&look, progress).await?;
+        if pair == Pair::SourceLake && (options.settle || options.repair) && !found.is_empty() {
+            sync::extract(context, stream, progress).await?;
+            table = lake_table(context, stream).await?;
+            places = Places::of(context, stream, pair, &table).await?;
+            outcome.snapshot = places.snapshot;
+            found.keep_those_in(&places.look(&look, progress).await?);
+        }
+        [outcome.missing, outcome.surplus, outcome.different] = found.counts();
+        let found = Arc::new(found);
+        if options.repair && !found.is_empty() {
+            outcome.repaired = match pair {
+                Pair::SourceLake => {
+                    repair::lake(context, stream, &mut table, &look, &found, progress).await?
+                }
+                Pair::LakeTarget => repair::target(context, stream, &table, &look, &found, progress).await?,
+            };
+        }
+        outcome.keys = found.keys(&columns)?;
+    }
+    outcome.seconds = started.elapsed().as_secs_f64();
+    Ok(outcome)
+}
+
+async fn lake_table(context: &Context, stream: &Stream) -> Result<LakeTable> {
+    let Some(table) = context.lake.table(&stream.lake_table).await? else {
+        return Err(Error::new(ErrorKind::Config, "the lake has no such table yet")
+            .with("table", &stream.lake_table)
+            .hint("run `frazil run` first"));
+    };
+    if table.mode() == TableMode::Append {
+        return Err(Error::new(ErrorKind::Unsupported, "an append table keeps every state that a row had")
+            .with("table", &stream.lake_table)
+            .hint("`compare` is for streams of mode `merge` or `replace`"));
+    }
+    if table.current().is_none() || table.position()?.is_some_and(|position| position.unfinished) {
+        return Err(Error::new(ErrorKind::Config, "the first read has not ended yet")
+            .with("table", &stream.lake_table)
+            .hint("run `frazil run` until it is complete"));
+    }
+    Ok(table)
+}
+
+/// The two, each ready to be read as often as needed.
+struct Places {
+    sides: [Side; 2],
+    snapshot: i64,
+}
+
+impl Places {
+    async fn of(context: &Context, stream: &Stream, pair: Pair, table: &LakeTable) -> Result<Self> {
+        match pair {
+            Pair::SourceLake => {
+                let snapshot = table.current().expect("a table with a position has a snapshot");
+                let lake = Side::lake(context, table, snapshot);
+                Ok(Self { sides: [Side::source(context, stream).await?, lake], snapshot: snapshot.0 })
+            }
+            Pair::LakeTarget => {
+                let (target, snapshot) = Side::target(context, stream, table).await?;
+                let lake = Side::lake(context, table, snapshot);
+                Ok(Self { sides: [lake, target], snapshot: snapshot.0 })
+            }
+        }
+    }
+
+    /// Reads both, once.
+    async fn digests(&self, key: &[String], progress: &Arc<Progress>) -> Result<(Arc<Columns>, [Digest; 2])> {
+        let (one, other) = futures::try_join!(self.sides[0].open(), self.sides[1].open())?;
+        let columns = Arc::new(Columns::shared(&one.schema, &other.schema, key)?);
+        let hasher = digest::hasher();
+        let digest = || Digest::new(columns.clone(), hasher.clone());
+        progress.start(one.rows.zip(other.rows).map(|(one, other)| one + other));
+        let (one, other) = futures::try_join!(one.drain(digest, progress), other.drain(digest, progress))?;
+        Ok((columns, [Digest::sum(one)?, Digest::sum(other)?]))
+    }
+
+    /// The keys that differ within some buckets.
+    async fn look(&self, look: &Look, progress: &Arc<Progress>) -> Result<Found> {
+        let (one, other) = futures::try_join!(self.sides[0].open(), self.sides[1].open())?;
+        let (one, other) = futures::try_join!(
+            one.drain(|| look.collector(), progress),
+            other.drain(|| look.collector(), progress)
+        )?;
+        Ok(Found::between(one, other, self.sides[1].keeps_deleted()))
+    }
+}

@@ -1,0 +1,163 @@
+//! A place that rows are read from: a database, or a snapshot of the lake.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::prelude::SessionContext;
+use futures::{StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
+
+use crate::connectors;
+use crate::connectors::sql::DELETED_AT;
+use crate::delta::SnapshotId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lake::LakeTable;
+use crate::merge;
+use crate::source::{ChangeDetection, Portion, ReadRequest, Reading, RowStream, Source};
+use crate::sync::{self, Context, Progress, Stream};
+use crate::target::Deletes;
+
+/// A place.
+pub(super) enum Side {
+    Lake { context: Box<Context>, table: Box<LakeTable>, at: SnapshotId },
+    Database { source: Arc<dyn Source>, request: Box<ReadRequest>, keeps_deleted: bool },
+}
+
+/// What rows go through, one for each stream of a place.
+pub(super) trait Drain: Send + 'static {
+    /// Takes some rows, which have the columns that both places share, and maybe others.
+    fn take(&mut self, batch: &RecordBatch) -> Result<()>;
+}
+
+impl Side {
+    /// A snapshot.
+    pub(super) fn lake(context: &Context, table: &LakeTable, at: SnapshotId) -> Self {
+        Self::Lake { context: Box::new(context.clone()), table: Box::new(table.clone()), at }
+    }
+
+    /// All rows of the stream's source.
+    pub(super) async fn source(context: &Context, stream: &Stream) -> Result<Self> {
+        let source = connectors::source(&stream.source)?;
+        let description = source.table(&stream.source_table).await?;
+        let request = sync::read_request(stream, &description, context.budget)?;
+        Ok(Self::of(source, request, false))
+    }
+
+    /// All rows of the stream's target, and the snapshot that they are to show.
+    pub(super) async fn target(
+        context: &Context,
+        stream: &Stream,
+        table: &LakeTable,
+    ) -> Result<(Self, SnapshotId)> {
+        let to = stream.target.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Config, "the stream has no target to compare the lake with")
+        })?;
+        let target = connectors::target(&to.connection)?;
+        let applied = target.applied(&stream.name, &to.table).await?;
+        let shown = applied.filter(|applied| applied.lake_table == table.uuid()).ok_or_else(|| {
+            Error::new(ErrorKind::Config, "the target was not loaded from this lake table yet")
+                .with("table", &to.table)
+                .hint("run `frazil load` first")
+        })?;
+        let there = target.as_source(&to.table);
+        let source = connectors::source(&to.connection)?;
+        let described = source.table(&there).await?;
+        let names = table.columns();
+        let names = names.fields().iter().map(|field| field.name());
+        let both = names.filter(|name| described.column(name).is_some()).cloned().collect();
+        let deletes = if table.key().is_empty() { Deletes::Hard } else { stream.settings.deletes };
+        let mut reversed = Stream { source: to.connection.clone(), source_table: there, ..stream.clone() };
+        let settings = &mut reversed.settings;
+        settings.columns = Some(both);
+        settings.filter = (deletes == Deletes::Soft).then(|| format!("{DELETED_AT} IS NULL"));
+        settings.primary_key = table.key();
+        let request = sync::read_request(&reversed, &described, context.budget)?;
+        Ok((Self::of(source, request, deletes == Deletes::Ignore), shown.snapshot))
+    }
+
+    fn of(source: Arc<dyn Source>, request: ReadRequest, keeps_deleted: bool) -> Self {
+        let request = ReadRequest { change: ChangeDetection::Full, cursor: None, from: None, ..request };
+        Self::Database { source, request: Box::new(request), keeps_deleted }
+    }
+
+    /// Whether rows stay here that are deleted elsewhere.
+    pub(super) fn keeps_deleted(&self) -> bool {
+        matches!(self, Self::Database { keeps_deleted: true, .. })
+    }
+
+    /// Starts to read all of it.
+    pub(super) async fn open(&self) -> Result<Open> {
+        match self {
+            Self::Lake { context, table, at } => {
+                let runtime = merge::runtime(context.budget, context.lake.stores())?;
+                let session = SessionContext::new_with_config_rt(merge::config(), runtime);
+                let rows = session.read_table(table.provider(Some(*at)).await?)?;
+                let schema = Arc::new(rows.schema().as_arrow().clone());
+                let streams = rows.execute_stream_partitioned().await?;
+                let streams = streams.into_iter().map(|rows| rows.map_err(Error::from).boxed()).collect();
+                Ok(Open { schema, rows: None, portions: Portions::One(Some(streams)) })
+            }
+            Self::Database { source, request, .. } => {
+                let reading = source.open((**request).clone()).await?;
+                let (schema, rows) = (reading.plan().schema.clone(), reading.plan().rows);
+                Ok(Open { schema, rows, portions: Portions::Read(reading) })
+            }
+        }
+    }
+}
+
+/// A place that is being read.
+pub(super) struct Open {
+    pub(super) schema: SchemaRef,
+    /// About how many rows there are, if known.
+    pub(super) rows: Option<u64>,
+    portions: Portions,
+}
+
+enum Portions {
+    One(Option<Vec<RowStream>>),
+    Read(Box<dyn Reading>),
+}
+
+impl Open {
+    async fn next(&mut self) -> Result<Option<Vec<RowStream>>> {
+        match &mut self.portions {
+            Portions::One(streams) => Ok(streams.take()),
+            Portions::Read(reading) => Ok(reading.next().await?.map(|Portion { streams, .. }| streams)),
+        }
+    }
+
+    /// Reads to the end, each stream in a task with a worker of its own; returns the workers, at least one.
+    pub(super) async fn drain<W: Drain>(
+        mut self,
+        worker: impl Fn() -> Result<W>,
+        progress: &Arc<Progress>,
+    ) -> Result<Vec<W>> {
+        let mut rested = vec![worker()?];
+        while let Some(streams) = self.next().await? {
+            let mut tasks = JoinSet::new();
+            for mut rows in streams {
+                let mut worker = match rested.pop() {
+                    Some(worker) => worker,
+                    None => worker()?,
+                };
+                let progress = progress.clone();
+                tasks.spawn(async move {
+                    while let Some(batch) = rows.next().await {
+                        let batch = batch?;
+                        progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+                        worker.take(&batch)?;
+                    }
+                    Ok::<_, Error>(worker)
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                rested.push(done.map_err(|source| {
+                    Error::new(ErrorKind::Internal, "a reader stopped").because(source)
+                })??);
+            }
+        }
+        Ok(rested)
+    }
+}

@@ -1,0 +1,197 @@
+//! Source, lake and target are compared, and what somebody changed behind our back is found and set
+//! right. Databases of two kinds, and tables of many shapes.
+
+use serde_json::Value;
+
+use crate::fixture::{self, Pipeline};
+use crate::sync::{assert_same, change_orders, seed_orders, two_databases};
+
+/// One line of JSON a pair.
+fn compared(pipeline: &Pipeline, arguments: &[&str], code: i32) -> Vec<Value> {
+    let arguments = [&["compare", "--output", "json"], arguments].concat();
+    let ran = pipeline.run(&arguments);
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Missing, surplus, different, and whether that is all.
+fn counts(outcome: &Value) -> (u64, u64, u64) {
+    assert_eq!(outcome["complete"], true, "{outcome}");
+    let count = |name: &str| outcome[name].as_u64().unwrap();
+    (count("missing"), count("surplus"), count("different"))
+}
+
+#[tokio::test]
+async fn three_places_that_agree_are_equal() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "equal").await;
+    seed_orders(&source, 3000).await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.orders: { cursor: updated_at }"]);
+    pipeline.ok(&["run"]);
+    let outcomes = compared(&pipeline, &[], 0);
+    assert_eq!(outcomes.len(), 2, "{outcomes:?}");
+    for outcome in &outcomes {
+        assert_eq!(counts(outcome), (0, 0, 0), "{outcome}");
+        assert_eq!(outcome["rows"], serde_json::json!([3000, 3000]), "{outcome}");
+        assert_eq!(outcome["left_out"], serde_json::json!([]), "{outcome}");
+    }
+    let ran = pipeline.ok(&["compare"]);
+    assert_eq!(
+        ran.stdout,
+        "public.orders: source and lake are equal (3,000 rows)\npublic.orders: lake and target are equal (3,000 rows)\n"
+    );
+}
+
+#[tokio::test]
+async fn what_the_cursor_did_not_see_is_found_and_repaired() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "unseen").await;
+    seed_orders(&source, 3000).await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.orders: { cursor: updated_at }"]);
+    pipeline.ok(&["run"]);
+    // A delete, an update that forgot its timestamp, and a row from the past: no cursor sees them.
+    source
+        .run(
+            "delete from orders where id in (7, 8);
+             update orders set note = 'quietly' where id in (21, 22, 23);
+             insert into orders (customer, amount, note, updated_at) values (1, 1, 'late', '2020-01-01')",
+        )
+        .await;
+    pipeline.ok(&["run"]);
+    let [outcome] = &compared(&pipeline, &["--between", "source,lake", "--keys", "9"], 1)[..] else {
+        panic!()
+    };
+    assert_eq!(counts(outcome), (1, 2, 3), "{outcome}");
+    let keys: Vec<_> = outcome["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["difference"].as_str().unwrap(), row["id"].as_i64().unwrap()))
+        .collect();
+    let expected = [
+        ("surplus", 7),
+        ("surplus", 8),
+        ("different", 21),
+        ("different", 22),
+        ("different", 23),
+        ("missing", 3001),
+    ];
+    assert_eq!(keys, expected);
+
+    let [outcome] = &compared(&pipeline, &["--between", "source,lake", "--repair"], 0)[..] else { panic!() };
+    assert_eq!(outcome["repaired"], 6, "{outcome}");
+    compared(&pipeline, &["--between", "source,lake"], 0);
+    // The repair is a snapshot like any other: a load brings it on, and the position goes on from where it was.
+    change_orders(&source, 1).await;
+    pipeline.ok(&["run"]);
+    assert_same(&source, &target, "select * from orders").await;
+    fixture::judge(&pipeline.location("public", "orders"), &source.url(), "select * from orders");
+}
+
+#[tokio::test]
+async fn what_was_changed_since_the_last_pass_is_no_fault() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "settle").await;
+    seed_orders(&source, 1000).await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.orders: { cursor: updated_at }"]);
+    pipeline.ok(&["run"]);
+    change_orders(&source, 2).await;
+    source.run("delete from orders where id = 500").await;
+    let between = ["--between", "source,lake"];
+    let [outcome] = &compared(&pipeline, &between, 1)[..] else { panic!() };
+    assert!(counts(outcome).2 > 100, "{outcome}");
+    let [outcome] = &compared(&pipeline, &[&between[..], &["--settle"]].concat(), 1)[..] else { panic!() };
+    assert_eq!(counts(outcome), (0, 1, 0), "only the delete stays: {outcome}");
+}
+
+#[tokio::test]
+async fn a_target_that_somebody_changed_is_set_right() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "touched").await;
+    seed_orders(&source, 2000).await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.orders: { cursor: updated_at }"]);
+    pipeline.ok(&["run"]);
+    target
+        .run(
+            "delete from orders where id between 10 and 14;
+             update orders set amount = -1 where id in (100, 1999);
+             insert into orders select 9000 + id, customer, amount, note, updated_at from orders where id < 4",
+        )
+        .await;
+    let between = ["--between", "lake,target"];
+    let [outcome] = &compared(&pipeline, &between, 1)[..] else { panic!() };
+    assert_eq!(counts(outcome), (5, 3, 2), "{outcome}");
+    let applied = target.text("select snapshot_id from frazil_applied").await;
+    let [outcome] = &compared(&pipeline, &[&between[..], &["--repair"]].concat(), 0)[..] else { panic!() };
+    assert_eq!(outcome["repaired"], 10, "{outcome}");
+    assert_same(&source, &target, "select * from orders").await;
+    assert_eq!(target.text("select snapshot_id from frazil_applied").await, applied);
+    compared(&pipeline, &[], 0);
+}
+
+#[tokio::test]
+async fn deleted_rows_that_a_target_keeps_are_no_difference() {
+    let Some(pg) = fixture::postgres().await else { return };
+    for deletes in ["soft", "ignore"] {
+        let (source, target) = two_databases(&pg, deletes).await;
+        seed_orders(&source, 200).await;
+        let stream = format!("public.orders: {{ change: full, deletes: {deletes} }}");
+        let pipeline = Pipeline::new(&source.url(), &target.url(), &[&stream]);
+        pipeline.ok(&["run"]);
+        source.run("delete from orders where id < 50").await;
+        pipeline.ok(&["run"]);
+        compared(&pipeline, &[], 0);
+        target.run("delete from orders where id = 60").await;
+        let [outcome] = &compared(&pipeline, &["--between", "lake,target"], 1)[..] else { panic!() };
+        assert_eq!(counts(outcome), (1, 0, 0), "{deletes}: {outcome}");
+    }
+}
+
+#[tokio::test]
+async fn rows_without_a_key_are_counted_one_by_one() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "keyless").await;
+    source.run("create table log (at date, what text); insert into log select '2026-01-01', 'w' from generate_series(1, 50)").await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.log: { mode: replace }"]);
+    pipeline.ok(&["run"]);
+    compared(&pipeline, &[], 0);
+    target.run("insert into log values ('2026-01-01', 'w')").await;
+    let [outcome] = &compared(&pipeline, &["--between", "lake,target"], 1)[..] else { panic!() };
+    assert_eq!(counts(outcome), (0, 0, 1), "one row more of a kind: {outcome}");
+    let ran = pipeline.run(&["compare", "--between", "lake,target", "--repair"]);
+    assert!(ran.stderr.contains("without a key"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn databases_of_two_kinds_are_compared_through_the_lake() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let source = pg.database("kinds").await;
+    seed_orders(&source, 500).await;
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("sqlite://{}", folder.path().join("dwh.db").display());
+    let pipeline = Pipeline::new(&source.url(), &target, &["public.orders: { cursor: updated_at }"]);
+    pipeline.ok(&["run"]);
+    let outcomes = compared(&pipeline, &[], 0);
+    assert_eq!(outcomes[1]["rows"], serde_json::json!([500, 500]));
+    assert_eq!(outcomes[1]["left_out"], serde_json::json!([]), "{outcomes:?}");
+    let file = rusqlite::Connection::open(folder.path().join("dwh.db")).unwrap();
+    file.execute_batch("update orders set amount = amount + 1 where id = 3").unwrap();
+    let [outcome] = &compared(&pipeline, &["--between", "lake,target", "--repair"], 0)[..] else { panic!() };
+    assert_eq!(counts(outcome), (0, 0, 1), "{outcome}");
+    compared(&pipeline, &[], 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_compared_says_why() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "refused").await;
+    seed_orders(&source, 10).await;
+    let pipeline =
+        Pipeline::new(&source.url(), &target.url(), &["public.orders: { mode: append, cursor: id }"]);
+    let ran = pipeline.run(&["compare"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("the lake has no such table yet"), "{ran:?}");
+    pipeline.ok(&["run"]);
+    let ran = pipeline.run(&["compare", "--between", "source,lake"]);
+    assert!(ran.stderr.contains("an append table keeps every state"), "{ran:?}");
+}
