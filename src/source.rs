@@ -179,6 +179,10 @@ pub enum ChangeDetection {
     Rowversion,
     /// Change Tracking of SQL Server; sees deletes.
     Tracking,
+    /// The change tables of SQL Server's Change Data Capture; sees deletes.
+    Log,
+    /// The history of a system-versioned table of SQL Server; sees deletes.
+    Temporal,
 }
 
 impl ChangeDetection {
@@ -192,6 +196,8 @@ impl ChangeDetection {
             Self::Full => "full",
             Self::Rowversion => "rowversion",
             Self::Tracking => "tracking",
+            Self::Log => "log",
+            Self::Temporal => "temporal",
         }
     }
 }

@@ -422,7 +422,9 @@ from_text!(ChangeWord, "a way to find changes", |word| match word {
     "full" => Ok(ChangeDetection::Full),
     "rowversion" => Ok(ChangeDetection::Rowversion),
     "tracking" => Ok(ChangeDetection::Tracking),
-    _ => Err(unknown("change", word, CHANGES, &["log", "temporal", "trigger"])),
+    "log" => Ok(ChangeDetection::Log),
+    "temporal" => Ok(ChangeDetection::Temporal),
+    _ => Err(unknown("change", word, CHANGES, &["trigger"])),
 });
 
 /// [`SchemaContract`], with a suggestion for a word that is nearly right.
@@ -448,7 +450,8 @@ from_text!(FormatWord, "a format version", |word| {
 
 const FORMATS: &[&str] = &["2", "3"];
 const MODES: &[&str] = &["merge", "append", "replace", "upsert", "incremental", "full-refresh"];
-const CHANGES: &[&str] = &["auto", "timestamp", "version", "id", "full", "rowversion", "tracking"];
+const CHANGES: &[&str] =
+    &["auto", "timestamp", "version", "id", "full", "rowversion", "tracking", "log", "temporal"];
 const SCHEMAS: &[&str] = &["evolve", "freeze", "discard_row", "discard_value"];
 
 fn unknown(key: &str, word: &str, known: &[&str], planned: &[&str]) -> String {

@@ -34,10 +34,10 @@ fn what_is_wrong_says_where_and_what_was_meant() {
         "#]],
         ),
         (
-            "streams:\n  public.orders: { change: log }\n",
+            "streams:\n  public.orders: { change: trigger }\n",
             expect![[r#"
-                config: `change: log` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:2:28)
-                  hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`
+                config: `change: trigger` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:2:28)
+                  hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`, `log`, `temporal`
             "#]],
         ),
         (

@@ -1,10 +1,12 @@
 //! Picks how changes of a table are found, and says why.
 //!
-//! `auto` goes by what loses least: Change Tracking sees everything, a row version all but deletes, a
-//! timestamp what its writers set, a key what is new. What is left is to read the table each time.
+//! `auto` goes by what loses least: Change Tracking, change tables and histories see everything, a row
+//! version all but deletes, a timestamp what its writers set, a key what is new. What is left is to read
+//! the table each time.
 
 use super::discover::{Column, Relation};
 use super::types::TypeOf;
+use crate::clients::mssql::literal;
 use crate::connectors::sql::named_for_change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{ChangeDetection, ReadRequest};
@@ -57,41 +59,47 @@ impl Cursor {
     }
 }
 
+/// Ways that see deletes too, the best first.
+const COMPLETE: [ChangeDetection; 3] =
+    [ChangeDetection::Tracking, ChangeDetection::Log, ChangeDetection::Temporal];
+
 /// What the request says, else what the catalog offers. `snapshot` says whether the database allows
-/// SNAPSHOT isolation, without which Change Tracking cannot be read correctly.
+/// SNAPSHOT isolation, without which what the server recorded cannot be read correctly.
 pub(super) fn choose(relation: &Relation, request: &ReadRequest, snapshot: bool) -> Result<Choice> {
-    let plain =
-        |change, note: Option<String>| Ok(Choice { change, cursor: None, notes: note.into_iter().collect() });
-    match request.change {
-        ChangeDetection::Full => return plain(ChangeDetection::Full, None),
-        ChangeDetection::Tracking => {
-            return match untracked(relation, request, snapshot) {
-                None => plain(ChangeDetection::Tracking, None),
-                Some((why, remedy)) => {
-                    Err(Error::new(ErrorKind::Config, why).with("table", &relation.id).hint(remedy))
+    let plain = |change, notes| Ok(Choice { change, cursor: None, notes });
+    let change = request.change;
+    if change == ChangeDetection::Full {
+        return plain(change, Vec::new());
+    }
+    if COMPLETE.contains(&change) {
+        return match unusable(change, relation, request, snapshot) {
+            None => plain(change, Vec::new()),
+            Some((why, remedy)) => {
+                Err(Error::new(ErrorKind::Config, why).with("table", &relation.id).hint(remedy))
+            }
+        };
+    }
+    let mut passed_over = Vec::new();
+    if change == ChangeDetection::Auto && request.cursor.is_none() {
+        for change in COMPLETE.into_iter().filter(|change| is_on(*change, relation)) {
+            let name = called(change);
+            match unusable(change, relation, request, snapshot) {
+                None => {
+                    passed_over
+                        .insert(0, format!("changes are found by {name}, which is on: deletes are seen too"));
+                    return plain(change, passed_over);
                 }
-            };
+                Some((why, remedy)) => {
+                    passed_over.push(format!("{name} is on and not used: {why}; {remedy}"))
+                }
+            }
         }
-        ChangeDetection::Auto
-            if request.cursor.is_none()
-                && relation.tracked
-                && untracked(relation, request, snapshot).is_none() =>
-        {
-            let note = "changes are found by Change Tracking, which is on: deletes are seen too".to_owned();
-            return plain(ChangeDetection::Tracking, Some(note));
-        }
-        _ => {}
     }
     let mut choice = match &request.cursor {
         Some(name) => named(relation, request, name)?,
         None => found(relation, request)?,
     };
-    if relation.tracked && request.change == ChangeDetection::Auto && request.cursor.is_none() {
-        let why = untracked(relation, request, snapshot);
-        choice
-            .notes
-            .extend(why.map(|(why, remedy)| format!("Change Tracking is on and not used: {why}; {remedy}")));
-    }
+    choice.notes.extend(passed_over);
     let Some(cursor) = &choice.cursor else { return Ok(choice) };
     if !cursor.indexed {
         choice.notes.push(format!(
@@ -111,34 +119,113 @@ pub(super) fn choose(relation: &Relation, request: &ReadRequest, snapshot: bool)
     Ok(choice)
 }
 
-/// Why Change Tracking cannot be used, and what to do.
-fn untracked(relation: &Relation, request: &ReadRequest, snapshot: bool) -> Option<(String, String)> {
-    let table = relation.quoted();
-    if !relation.tracked {
-        return Some((
-            "Change Tracking is not on for this table".to_owned(),
-            format!(
-                "run `ALTER DATABASE CURRENT SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 7 DAYS, AUTO_CLEANUP = ON)` once, then `ALTER TABLE {table} ENABLE CHANGE_TRACKING`"
+/// What people call it.
+fn called(change: ChangeDetection) -> &'static str {
+    match change {
+        ChangeDetection::Log => "Change Data Capture",
+        ChangeDetection::Temporal => "the history table",
+        _ => "Change Tracking",
+    }
+}
+
+/// Whether the database records changes of a table in this way.
+fn is_on(change: ChangeDetection, relation: &Relation) -> bool {
+    match change {
+        ChangeDetection::Log => relation.captured,
+        ChangeDetection::Temporal => relation.temporal,
+        _ => relation.tracked,
+    }
+}
+
+/// Why what the server records cannot be used, and what to do.
+fn unusable(
+    change: ChangeDetection,
+    relation: &Relation,
+    request: &ReadRequest,
+    snapshot: bool,
+) -> Option<(String, String)> {
+    let (name, table) = (called(change), relation.quoted());
+    if !is_on(change, relation) {
+        return Some(match change {
+            ChangeDetection::Log => (
+                "Change Data Capture is not on for this table".to_owned(),
+                format!("run `EXEC sys.sp_cdc_enable_db` once, then `{}`", enable(relation, None)),
             ),
-        ));
+            ChangeDetection::Temporal => (
+                "this table has no history: it is not system-versioned".to_owned(),
+                "give it a period and `SYSTEM_VERSIONING = ON`, or use `change: tracking`".to_owned(),
+            ),
+            _ => (
+                "Change Tracking is not on for this table".to_owned(),
+                format!(
+                    "run `ALTER DATABASE CURRENT SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 7 DAYS, AUTO_CLEANUP = ON)` once, then `ALTER TABLE {table} ENABLE CHANGE_TRACKING`"
+                ),
+            ),
+        });
     }
     if !snapshot {
         return Some((
-            "Change Tracking is only right under SNAPSHOT isolation, which the database does not allow"
-                .to_owned(),
+            format!("{name} is only right under SNAPSHOT isolation, which the database does not allow"),
             "run `ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON`".to_owned(),
         ));
     }
     let own = relation.primary_key().unwrap_or_default();
     let same = own.len() == request.key.len() && own.iter().all(|column| request.key.contains(column));
-    if !request.keyed || !same {
+    if !request.keyed || !same || own.is_empty() {
         return Some((
-            "Change Tracking names rows by the primary key, and the stream goes by another key, or by none"
-                .to_owned(),
+            format!("{name} is read by the primary key, and the stream goes by another key, or by none"),
             format!("use `mode: merge` with `primary_key: [{}]`", own.join(", ")),
         ));
     }
-    None
+    if change == ChangeDetection::Log { uncaptured(relation, request) } else { None }
+}
+
+/// Why the change tables do not have what is wanted, and what to do.
+fn uncaptured(relation: &Relation, request: &ReadRequest) -> Option<(String, String)> {
+    let columns = request_columns(relation, request);
+    let Some(newest) = relation.instances.first() else {
+        return Some((
+            "the user may not see the change tables".to_owned(),
+            "run `GRANT SELECT ON SCHEMA::cdc TO <user>`".to_owned(),
+        ));
+    };
+    let computed = |name: &&str| relation.column(name).is_some_and(|column| column.generated);
+    if let Some(name) = columns.iter().find(|name| computed(name)) {
+        return Some((
+            format!("the server computes `{name}`, and Change Data Capture has NULL in its place"),
+            "list the other columns in `columns`, or use `change: tracking`".to_owned(),
+        ));
+    }
+    if relation.instances.iter().any(|instance| instance.covers(&columns)) {
+        return None;
+    }
+    let missing = columns.into_iter().find(|column| !newest.covers(&[column])).unwrap_or_default();
+    let more = enable(relation, Some(&format!("{}_{}_new", relation.id.schema_or("dbo"), relation.id.name)));
+    Some((
+        format!("no capture instance has the column `{missing}`"),
+        format!(
+            "run `{more}` (a table may have two instances: the older one goes by `sys.sp_cdc_disable_table` when a pass has gone over), or leave the column out of `columns`"
+        ),
+    ))
+}
+
+/// The columns that a request asks for, its key among them.
+pub(super) fn request_columns<'a>(relation: &'a Relation, request: &'a ReadRequest) -> Vec<&'a str> {
+    let all = || relation.columns.iter().map(|column| column.name.as_str()).collect();
+    let mut columns: Vec<&str> =
+        request.columns.as_ref().map_or_else(all, |names| names.iter().map(String::as_str).collect());
+    columns.extend(relation.primary_key().unwrap_or_default().iter().map(String::as_str));
+    columns
+}
+
+/// The statement that makes the server capture a table's changes.
+fn enable(relation: &Relation, instance: Option<&str>) -> String {
+    let (schema, name) = (literal(relation.id.schema_or("dbo")), literal(&relation.id.name));
+    let instance =
+        instance.map(|name| format!(", @capture_instance = {}", literal(name))).unwrap_or_default();
+    format!(
+        "EXEC sys.sp_cdc_enable_table @source_schema = {schema}, @source_name = {name}, @role_name = NULL{instance}"
+    )
 }
 
 fn named(relation: &Relation, request: &ReadRequest, name: &str) -> Result<Choice> {

@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet};
 use arrow::datatypes::Field;
 use tiberius::Row;
 
+use super::capture::{self, Instance};
 use super::codec::Codec;
+use super::temporal::{self, History};
 use super::types::{Conversion, TypeOf, conversion};
 use crate::clients::mssql::{Session, literal};
 use crate::connectors::sql::{MSSQL, missing_column, missing_table, named_for_change};
@@ -34,8 +36,12 @@ pub(super) struct Relation {
     pub(super) tracked: bool,
     /// Whether Change Data Capture is on.
     pub(super) captured: bool,
+    /// Its change tables, the newest first; none where the user may not see them.
+    pub(super) instances: Vec<Instance>,
     /// Whether it is a system-versioned temporal table.
     pub(super) temporal: bool,
+    /// Where its past is kept.
+    pub(super) history: Option<History>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +92,18 @@ impl Relation {
     /// The primary key's columns.
     pub(super) fn primary_key(&self) -> Option<&[String]> {
         self.keys.iter().find(|key| key.primary).map(|key| key.columns.as_slice())
+    }
+
+    /// Whether a column holds text, which collations compare in ways of their own.
+    pub(super) fn is_text(&self, name: &str) -> bool {
+        let base = self.column(name).map(|column| column.of.base.as_str());
+        matches!(base, Some("char" | "varchar" | "nchar" | "nvarchar" | "sysname"))
+    }
+
+    /// A key column as the lake compares it: texts by their bytes, which tell `a` from `A`.
+    pub(super) fn exact(&self, prefix: &str, name: &str) -> String {
+        let column = format!("{prefix}{}", MSSQL.ident(name));
+        if self.is_text(name) { format!("CAST({column} AS varbinary(8000))") } else { column }
     }
 
     /// How well a column would do as a cursor.
@@ -173,10 +191,16 @@ pub(super) async fn one(session: &mut Session, table: &TableId) -> Result<Relati
     if found.len() > 1 {
         found.retain(|relation| relation.id.name == table.name);
     }
-    match found.into_iter().next() {
-        Some(relation) => Ok(relation),
-        None => Err(missing(session, table).await?),
+    let Some(mut relation) = found.into_iter().next() else {
+        return Err(missing(session, table).await?);
+    };
+    if relation.captured {
+        relation.instances = capture::instances(session, relation.object).await?;
     }
+    if relation.temporal {
+        relation.history = temporal::history(session, relation.object).await?;
+    }
+    Ok(relation)
 }
 
 async fn missing(session: &mut Session, table: &TableId) -> Result<Error> {
@@ -297,7 +321,9 @@ fn relation(row: &Row) -> Relation {
         readable: number(row, 6) == 1,
         tracked: number(row, 7) == 1,
         captured: number(row, 8) == 1,
+        instances: Vec::new(),
         temporal: number(row, 9) == 2,
+        history: None,
     }
 }
 

@@ -24,6 +24,7 @@ use super::choose::Cursor;
 use super::column::instant;
 use super::discover::{Relation, number};
 use super::position::Ticks;
+use super::types::TypeOf;
 use crate::clients::mssql::{Session, number as error_number};
 use crate::connectors::sql::{MSSQL, Number};
 use crate::error::{Error, ErrorKind, Result};
@@ -73,6 +74,38 @@ pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horiz
     let mut notes = Vec::new();
     // The clock in a statement of its own: by the time of the next one, who began before it can be seen.
     let (clock, offset) = clock(session, &mut notes).await?;
+    let mut horizon = begins(session, clock, offset, notes).await?;
+    if let Some(at) = &mut horizon.at {
+        if cursor.of.base != "datetimeoffset" && offset != 0 {
+            // Local time is ahead of UTC or behind it; whatever the column holds, the earlier is safe.
+            at.0 += offset.min(0) * TICKS_A_MINUTE;
+            horizon.notes.push(format!(
+                "`{}` has no time zone and the server is {offset} minutes from UTC: what was written in the last {} minutes may wait",
+                cursor.name,
+                offset.abs()
+            ));
+        }
+        *at = at.floor(&cursor.of);
+    }
+    Ok(horizon)
+}
+
+/// The horizon of begins of transactions in UTC, and the clock that it was taken by.
+pub(super) async fn begin_times(session: &mut Session, of: &TypeOf) -> Result<(Horizon<Ticks>, Ticks)> {
+    let mut notes = Vec::new();
+    let (clock, offset) = clock(session, &mut notes).await?;
+    let mut horizon = begins(session, clock, offset, notes).await?;
+    horizon.at = horizon.at.map(|at| at.floor(of));
+    Ok((horizon, clock))
+}
+
+/// The clock, or the begin of the earliest transaction that is open, in UTC.
+async fn begins(
+    session: &mut Session,
+    clock: Ticks,
+    offset: i64,
+    mut notes: Vec<String>,
+) -> Result<Horizon<Ticks>> {
     let mut at = clock;
     let mut held_by = None;
     match session.rows(OTHERS).await {
@@ -92,16 +125,7 @@ pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horiz
         }
         Err(error) => return Err(error),
     }
-    if cursor.of.base != "datetimeoffset" && offset != 0 {
-        // Local time is ahead of UTC or behind it; whatever the column holds, the earlier is safe.
-        at = Ticks(at.0 + offset.min(0) * TICKS_A_MINUTE);
-        notes.push(format!(
-            "`{}` has no time zone and the server is {offset} minutes from UTC: what was written in the last {} minutes may wait",
-            cursor.name,
-            offset.abs()
-        ));
-    }
-    Ok(Horizon { at: Some(at.floor(&cursor.of)), held_by, notes })
+    Ok(Horizon { at: Some(at), held_by, notes })
 }
 
 /// The right that shows the transactions of others.

@@ -2,6 +2,7 @@
 
 use super::Connector;
 
+mod capture;
 mod choose;
 mod codec;
 mod column;
@@ -24,6 +25,7 @@ mod source;
 mod stage;
 mod statements;
 mod target;
+mod temporal;
 #[cfg(test)]
 mod testing;
 mod tracking;

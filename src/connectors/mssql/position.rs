@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
+use super::capture::Lsn;
 use super::types::TypeOf;
 use crate::connectors::sql::{self, Number, as_text};
 
@@ -41,8 +42,28 @@ pub(super) enum Position {
     Rowversion { column: String, below: Number },
     /// Every change up to a version of Change Tracking, which was current at `seen` (seconds since 1970).
     Tracking { version: Number, seen: Number },
+    /// Every change that was captured up to a position of the log, current at `seen` (seconds since 1970).
+    Log {
+        lsn: Lsn,
+        seen: Number,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        ahead: Option<Ahead>,
+    },
+    /// Every change of a table with this history that began before `at`.
+    Temporal { history: Number, at: Ticks },
     /// All rows up to a key, on the way to `then`.
     FirstReadByKey { then: Box<Position>, layout: String, key: Vec<String>, after: Vec<String> },
+}
+
+/// The lake may show what the log has not captured yet: a first read saw it. Until the log has passed the
+/// first read, its changes are of the past, and would take rows back for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ahead {
+    /// By how much is not known: the first read has just ended.
+    Unknown,
+    /// What was committed by then, by the server's local clock.
+    Until(Ticks),
 }
 
 /// 100 nanoseconds since 1970, as text.
@@ -140,8 +161,12 @@ mod tests {
         };
         let rowversion = Position::Rowversion { column: "rv".into(), below: Number(2001) };
         let id = Position::Id { column: "id".into(), at: Some(Number(i64::MAX)) };
-        let text: Vec<_> = [timestamp, id, rowversion, by_key, Position::Full {}]
+        let log = |ahead| Position::Log { lsn: Lsn(0x2A_0000_00F8_0003), seen: Number(1), ahead };
+        let logs = [None, Some(Ahead::Unknown), Some(Ahead::Until(Ticks(5)))].map(log);
+        let temporal = Position::Temporal { history: Number(7), at: Ticks(5) };
+        let text: Vec<_> = [timestamp, id, rowversion, by_key, Position::Full {}, temporal]
             .into_iter()
+            .chain(logs)
             .map(|position| Stored::new(Some("f".into()), position))
             .map(|stored| {
                 let text = stored.write();
@@ -154,7 +179,11 @@ mod tests {
             {"v":1,"source":"f","kind":"id","column":"id","at":"9223372036854775807"}
             {"v":1,"source":"f","kind":"rowversion","column":"rv","below":"2001"}
             {"v":1,"source":"f","kind":"first_read_by_key","then":{"kind":"tracking","version":"7","seen":"1"},"layout":"42","key":["[id] bigint"],"after":["41"]}
-            {"v":1,"source":"f","kind":"full"}"#]]
+            {"v":1,"source":"f","kind":"full"}
+            {"v":1,"source":"f","kind":"temporal","history":"7","at":"5"}
+            {"v":1,"source":"f","kind":"log","lsn":"0x0000002A000000F80003","seen":"1"}
+            {"v":1,"source":"f","kind":"log","lsn":"0x0000002A000000F80003","seen":"1","ahead":"unknown"}
+            {"v":1,"source":"f","kind":"log","lsn":"0x0000002A000000F80003","seen":"1","ahead":{"until":"5"}}"#]]
         .assert_eq(&text.join("\n"));
         assert!(Stored::read(&Watermark::new("{}")).is_err());
         assert!(Stored::read(&Watermark::new(r#"{"v":2,"kind":"full"}"#)).is_err());

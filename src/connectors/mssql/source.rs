@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
+use super::capture;
 use super::choose::{Order, choose};
 use super::discover::{self, Relation};
 use super::read::MssqlReading;
@@ -20,7 +21,9 @@ use crate::clients::mssql::{Options, Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{MSSQL, counting, lock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Finding, OutOfRange, ReadPlan, ReadRequest, Reading, Severity, Source, ValuePolicy};
+use crate::source::{
+    ChangeDetection, Finding, OutOfRange, ReadPlan, ReadRequest, Reading, Severity, Source, ValuePolicy,
+};
 use crate::table::{Fidelity, TableDescription, TableId};
 
 /// A source that connects when first used.
@@ -143,10 +146,18 @@ async fn findings(
             find(severity, message, Some("GRANT VIEW SERVER STATE TO <login>".to_owned()));
         }
     }
-    if (relation.captured || relation.temporal) && choice.cursor.is_some() {
-        let what = if relation.captured { "Change Data Capture" } else { "a history table" };
-        let message = format!("{what} is there and is not used by this build; Change Tracking is");
-        find(Severity::Note, message, Some(format!("ALTER TABLE {table} ENABLE CHANGE_TRACKING")));
+    if choice.change == ChangeDetection::Log {
+        match capture::captured(session).await {
+            Ok(captured) => {
+                if let Some((message, remedy)) = captured.stopped() {
+                    find(Severity::Warning, message, Some(remedy.to_owned()));
+                }
+            }
+            Err(error) => {
+                let Finding { severity, message, remedy } = Finding::from(&error);
+                find(severity, message, remedy);
+            }
+        }
     }
     for (column, fidelity) in relation.inexact(&request.values)? {
         if let Fidelity::Represented(note) | Fidelity::Limited(note) = fidelity {

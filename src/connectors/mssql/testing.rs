@@ -18,7 +18,9 @@ pub(super) fn relation(text: &str) -> Relation {
         readable: true,
         tracked: false,
         captured: false,
+        instances: Vec::new(),
         temporal: false,
+        history: None,
     };
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -58,31 +58,48 @@ impl Versions {
 pub(super) type Selected<'a> = (String, &'a dyn Fn(&str) -> String);
 
 /// The statement that reads the changes after a version.
-///
-/// `columns` are the columns wanted: name, and how each is selected from an alias.
 pub(super) fn changes(table: &str, key: &[String], columns: &[Selected<'_>], after: Number) -> String {
-    let list: Vec<String> = columns
-        .iter()
-        .map(|(name, select)| {
-            // The key of a deleted row is in the change only.
-            let of = if key.contains(name) { "ct" } else { "t" };
-            select(&format!("{of}.{}", MSSQL.ident(name)))
-        })
-        .collect();
-    let on = |left: &str, right: &str| {
-        let pairs = key.iter().map(|name| format!("{left}.{0} = {right}.{0}", MSSQL.ident(name)));
-        pairs.collect::<Vec<_>>().join(" AND ")
+    let pairs = key.iter().map(|name| format!("t.{0} = ct.{0}", MSSQL.ident(name)));
+    let keys = Keys {
+        from: format!("CHANGETABLE(CHANGES {table}, {})", after.0),
+        gone: Some("ct.SYS_CHANGE_OPERATION = N'D'"),
+        on: pairs.collect::<Vec<_>>().join(" AND "),
     };
-    // The join finds no row although the change is none of deletion when the row went since; inside of
-    // one snapshot it cannot, and would be a delete all the same.
-    let gone = format!("t.{} IS NULL", MSSQL.ident(&key[0]));
-    format!(
-        "SELECT {}, CASE WHEN ct.SYS_CHANGE_OPERATION = N'D' OR {gone} THEN 1 ELSE 0 END \
-         FROM CHANGETABLE(CHANGES {table}, {}) AS ct LEFT OUTER JOIN {table} AS t ON {}",
-        list.join(", "),
-        after.0,
-        on("t", "ct"),
-    )
+    keys.joined(table, key, columns)
+}
+
+/// Where the keys of changed rows come from.
+pub(super) struct Keys {
+    /// What stands behind FROM, known as `ct`.
+    pub(super) from: String,
+    /// When a row is known to be deleted.
+    pub(super) gone: Option<&'static str>,
+    /// Which row `t` of the table a key means.
+    pub(super) on: String,
+}
+
+impl Keys {
+    /// The statement that reads the rows of these keys as they are now, and 1 for those that are gone.
+    pub(super) fn joined(&self, table: &str, key: &[String], columns: &[Selected<'_>]) -> String {
+        let list: Vec<String> = columns
+            .iter()
+            .map(|(name, select)| {
+                // The key of a deleted row is in the change only.
+                let of = if key.contains(name) { "ct" } else { "t" };
+                select(&format!("{of}.{}", MSSQL.ident(name)))
+            })
+            .collect();
+        // The join finds no row although the change is none of deletion when the row went since; inside
+        // of one snapshot it cannot, and would be a delete all the same.
+        let missing = format!("t.{} IS NULL", MSSQL.ident(&key[0]));
+        let gone = self.gone.map(|gone| format!("{gone} OR ")).unwrap_or_default();
+        format!(
+            "SELECT {}, CASE WHEN {gone}{missing} THEN 1 ELSE 0 END FROM {} AS ct LEFT OUTER JOIN {table} AS t ON {}",
+            list.join(", "),
+            self.from,
+            self.on,
+        )
+    }
 }
 
 /// Whether anything changed after a version.

@@ -7,6 +7,8 @@
 //! row version   [W, H); watermark H                     the same
 //! number        (W, M]; watermark M                     the same
 //! tracking      changes after W, with deletes; watermark the current version
+//! log           changes in (W, L], with deletes; watermark L, the newest captured
+//! temporal      keys of [W, H) as they are now, with deletes; watermark H
 //! ```
 //!
 //! Windows of times and versions are half-open, so equal cursors are never divided between two passes.
@@ -24,12 +26,15 @@ use super::keyset::{Bound, ByKey, Keyset};
 use super::position::{Position, Stored, Ticks, row_version};
 use super::read::{Work, begin};
 use super::rows::Shape;
+use super::temporal::History;
 use super::tracking;
-use super::wanted::{Wanted, wanted, with_op};
+use super::wanted::{Wanted, wanted};
 use crate::clients::mssql::Session;
 use crate::connectors::sql::{MSSQL, Number, Select};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
+
+mod recorded;
 
 /// A read that is decided.
 pub(super) struct Prepared {
@@ -52,7 +57,7 @@ pub(super) enum Stage {
 
 /// Decides how a request is answered.
 pub(super) async fn prepare(session: &mut Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
-    let relation = discover::one(session, &request.table).await?;
+    let mut relation = discover::one(session, &request.table).await?;
     let snapshot = allows_snapshot(session).await?;
     let choice = choose(&relation, request, snapshot)?;
     let source = tracking::fork(session).await;
@@ -69,6 +74,7 @@ pub(super) async fn prepare(session: &mut Session, request: &ReadRequest, stage:
         if again.columns != relation.columns {
             return Err(Error::new(ErrorKind::Transient, "the table was altered just now"));
         }
+        relation = again;
     }
     let columns = wanted(&relation, request)?;
     let window = Window { request, relation: &relation, choice, notes, columns };
@@ -103,6 +109,10 @@ enum Limit {
     Version(Number),
     /// Seconds since 1970 by the server's clock.
     Tracking(i64),
+    /// The log says itself how far it is complete.
+    Log,
+    /// And the clock.
+    Temporal(Horizon<Ticks>, Ticks),
 }
 
 async fn limit(session: &mut Session, relation: &Relation, choice: &Choice, stage: Stage) -> Result<Limit> {
@@ -111,6 +121,12 @@ async fn limit(session: &mut Session, relation: &Relation, choice: &Choice, stag
         (_, ChangeDetection::Tracking) => {
             let (now, _) = horizon::clock(session, &mut Vec::new()).await?;
             Limit::Tracking(now.0 / 10_000_000)
+        }
+        (_, ChangeDetection::Log) => Limit::Log,
+        (_, ChangeDetection::Temporal) => {
+            let of = relation.history.as_ref().map(History::of).unwrap_or_default();
+            let (horizon, clock) = horizon::begin_times(session, &of).await?;
+            Limit::Temporal(horizon, clock)
         }
         (None, _) => Limit::None,
         (Some(cursor), _) => match cursor.order {
@@ -165,6 +181,8 @@ fn usable(
         Position::Id { column, .. } => is_cursor(column, Order::Number),
         Position::Rowversion { column, .. } => is_cursor(column, Order::Version),
         Position::Tracking { .. } => choice.change == ChangeDetection::Tracking,
+        Position::Log { .. } => choice.change == ChangeDetection::Log,
+        Position::Temporal { .. } => choice.change == ChangeDetection::Temporal,
         Position::Full {} => return Err("it comes from full reads".to_owned()),
         Position::FirstReadByKey { then, layout, key, after } => {
             let keys = Keyset::of(relation, &request.key);
@@ -187,8 +205,8 @@ fn usable(
 /// Whether what changes while a first read runs is read again after it, so that its portions may be kept
 /// and its ranges need not show one moment.
 fn repeats(request: &ReadRequest, choice: &Choice) -> bool {
-    use ChangeDetection::{Rowversion, Timestamp, Tracking};
-    request.keyed && matches!(choice.change, Timestamp | Rowversion | Tracking)
+    use ChangeDetection::{Log, Rowversion, Temporal, Timestamp, Tracking};
+    request.keyed && matches!(choice.change, Timestamp | Rowversion | Tracking | Log | Temporal)
 }
 
 struct Window<'a> {
@@ -209,6 +227,8 @@ impl Window<'_> {
         }
         let end = match (&cursor, limit) {
             (_, Limit::Tracking(now)) => return self.tracked(session, start, now).await,
+            (_, Limit::Log) => return self.captured(session, start).await,
+            (_, Limit::Temporal(horizon, clock)) => return self.versioned(start, horizon, clock),
             (Some(cursor), Limit::Time(horizon)) => {
                 let (condition, at) = self.times(&start, &horizon, cursor);
                 self.add(&mut select, cursor, first, condition);
@@ -229,57 +249,6 @@ impl Window<'_> {
             _ => Position::Full {},
         };
         Ok(self.finish(select, start, end))
-    }
-
-    /// Change Tracking: everything in the one transaction that is open.
-    async fn tracked(mut self, session: &mut Session, mut start: Start, now: i64) -> Result<Prepared> {
-        let versions = tracking::versions(session, self.relation.object).await?;
-        let last = match &start {
-            Start::After(Position::Tracking { version, .. }) => Some(*version),
-            Start::Key(Position::Tracking { version, .. }, _) => Some(*version),
-            _ => None,
-        };
-        if let Some(why) = last.and_then(|last| versions.refuses(last)) {
-            self.notes.push(not_used(why));
-            start = Start::Nothing;
-        }
-        let end = Position::Tracking { version: versions.current, seen: Number(now) };
-        let Start::After(Position::Tracking { version, seen }) = start else {
-            let select = self.select();
-            return Ok(self.finish(select, start, end));
-        };
-        let table = self.relation.quoted();
-        // A version that moves because of other tables is no news, until it might be forgotten.
-        let fresh = now - seen.0 < tracking::HEARTBEAT;
-        let end = match fresh && !tracking::any(session, &table, version).await? {
-            true => Position::Tracking { version, seen },
-            false => end,
-        };
-        if self.request.filter.is_some() {
-            return Err(Error::new(ErrorKind::Config, "`where` does not go with `change: tracking`")
-                .hint("a row that leaves the condition would stay in the lake: use a view with `change: full`, or drop `where`"));
-        }
-        let selected: Vec<_> = self
-            .columns
-            .iter()
-            .map(|wanted| {
-                let conversion = wanted.conversion.clone();
-                (
-                    wanted.name.clone(),
-                    Box::new(move |column: &str| conversion.selected(column)) as Box<dyn Fn(&str) -> String>,
-                )
-            })
-            .collect();
-        let columns: Vec<tracking::Selected<'_>> =
-            selected.iter().map(|(name, select)| (name.clone(), select.as_ref())).collect();
-        let key = self.relation.primary_key().unwrap_or_default();
-        let statement = tracking::changes(&table, key, &columns, version);
-        let mut prepared =
-            self.finish(Select { what: statement, conditions: Vec::new() }, Start::After(end.clone()), end);
-        prepared.plan.extent = Extent::Log;
-        prepared.shape = Arc::new(with_op(&prepared.shape));
-        (prepared.plan.rows, prepared.plan.bytes) = (None, None);
-        Ok(prepared)
     }
 
     fn select(&self) -> Select {

@@ -62,7 +62,8 @@ pub(super) fn choose(relation: &Relation, request: &ReadRequest) -> Result<Choic
     if request.change == ChangeDetection::Full {
         return Ok(Choice { change: ChangeDetection::Full, cursor: None, notes: Vec::new() });
     }
-    if matches!(request.change, ChangeDetection::Rowversion | ChangeDetection::Tracking) {
+    use ChangeDetection::{Log, Rowversion, Temporal, Tracking};
+    if matches!(request.change, Rowversion | Tracking | Log | Temporal) {
         return Err(foreign_change("postgres", request));
     }
     let mut choice = match &request.cursor {

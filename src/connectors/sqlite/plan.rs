@@ -238,7 +238,10 @@ fn pick(
             })?;
             number_cursor(request, described, name, change, notes)?
         }
-        ChangeDetection::Rowversion | ChangeDetection::Tracking => {
+        ChangeDetection::Rowversion
+        | ChangeDetection::Tracking
+        | ChangeDetection::Log
+        | ChangeDetection::Temporal => {
             return Err(crate::connectors::sql::foreign_change("sqlite", request));
         }
         ChangeDetection::Full | ChangeDetection::Auto => {

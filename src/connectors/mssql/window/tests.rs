@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::dialect::MsSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use expect_test::{Expect, expect};
 
+use super::super::capture;
 use super::super::testing::relation;
 use super::*;
 use crate::delta::Watermark;
@@ -163,6 +164,56 @@ fn tracking_that_cannot_be_used_says_why() {
     assert!(refused(TABLE, true, &["id"]).contains("ALTER TABLE [dbo].[t] ENABLE CHANGE_TRACKING"));
     assert!(refused(&tracked, false, &["id"]).contains("ALLOW_SNAPSHOT_ISOLATION"));
     assert!(refused(&tracked, true, &["name"]).contains("primary_key: [id]"));
+}
+
+#[test]
+fn change_tables_are_taken_where_they_have_what_is_wanted() {
+    let instance = |columns: &[&str]| capture::Instance {
+        name: "dbo_t".into(),
+        table: "dbo_t_CT".into(),
+        start: Some(capture::Lsn(1)),
+        columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let mut relation = relation(TABLE);
+    let choose = |relation: &Relation, change, columns: &[&str]| {
+        let mut request = request(change, None);
+        request.columns = Some(columns.iter().map(|name| (*name).to_owned()).collect());
+        choose(relation, &request, true)
+    };
+    let refused = |relation: &Relation, columns: &[&str]| {
+        let error = choose(relation, ChangeDetection::Log, columns).unwrap_err();
+        format!("{}\n  {}\n", error.message(), error.hint_text().unwrap_or_default())
+    };
+    let mut said = refused(&relation, &["id"]);
+    relation.captured = true;
+    said += &refused(&relation, &["id"]);
+    relation.instances = vec![instance(&["id", "name"])];
+    said += &refused(&relation, &["id", "name", "total"]);
+    assert_eq!(choose(&relation, ChangeDetection::Log, &["name"]).unwrap().change, ChangeDetection::Log);
+    let auto = choose(&relation, ChangeDetection::Auto, &["id", "name"]).unwrap();
+    assert_eq!(auto.change, ChangeDetection::Log);
+    // What is on and cannot be used is said.
+    let auto = choose(&relation, ChangeDetection::Auto, &["id", "total"]).unwrap();
+    assert_eq!(auto.change, ChangeDetection::Rowversion);
+    assert!(auto.notes.iter().any(|note| note.starts_with("Change Data Capture is on and not used")));
+    relation.columns[1].generated = true;
+    said += &refused(&relation, &["id", "name"]);
+    expect![[r#"
+        Change Data Capture is not on for this table
+          run `EXEC sys.sp_cdc_enable_db` once, then `EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N't', @role_name = NULL`
+        the user may not see the change tables
+          run `GRANT SELECT ON SCHEMA::cdc TO <user>`
+        no capture instance has the column `total`
+          run `EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N't', @role_name = NULL, @capture_instance = N'dbo_t_new'` (a table may have two instances: the older one goes by `sys.sp_cdc_disable_table` when a pass has gone over), or leave the column out of `columns`
+        the server computes `name`, and Change Data Capture has NULL in its place
+          list the other columns in `columns`, or use `change: tracking`
+    "#]].assert_eq(&said);
+    relation.tracked = true;
+    let auto = choose(&relation, ChangeDetection::Auto, &["id"]).unwrap();
+    assert_eq!(auto.change, ChangeDetection::Tracking);
+    (relation.tracked, relation.captured, relation.temporal) = (false, false, true);
+    let auto = choose(&relation, ChangeDetection::Auto, &["id"]).unwrap();
+    assert_eq!(auto.change, ChangeDetection::Temporal);
 }
 
 #[test]
