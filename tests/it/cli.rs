@@ -107,11 +107,11 @@ fn a_wrong_configuration_ends_with_two() {
     "#]],
     );
     check(
-        &with("{ change: log }"),
+        &with("{ change: trigger }"),
         &["plan"],
         expect![[r#"
-            ! error: `change: log` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:4:28)
-            !   hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`
+            ! error: `change: trigger` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:4:28)
+            !   hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`, `log`, `temporal`
             exit 2
         "#]],
     );

@@ -56,8 +56,7 @@ impl History {
 /// Where the past of a system-versioned table is kept.
 pub(super) async fn history(session: &mut Session, object: i32) -> Result<Option<History>> {
     // Retention came with version 2017; Azure has it.
-    let version = session.server().version;
-    let keeps = version >= 14 || version < 13;
+    let keeps = session.server().version != 13;
     let (period, unit) = match keeps {
         true => ("t.history_retention_period", "t.history_retention_period_unit"),
         false => ("-1", "-1"),
