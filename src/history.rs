@@ -292,6 +292,7 @@ mod tests {
             started_at: DateTime::UNIX_EPOCH,
             seconds: 1.5,
             verdict,
+            retries: 0,
             extract: None,
             load: None,
             maintenance: None,

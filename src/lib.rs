@@ -3,6 +3,7 @@
 //! Data goes one way: source → delta → lake → merge → target. Start reading at [`sync`]; the map is
 //! in `docs/architecture.md`.
 
+pub mod backoff;
 pub mod cli;
 mod clients;
 pub mod compare;
@@ -25,5 +26,6 @@ pub mod source;
 pub mod sync;
 pub mod table;
 pub mod target;
+pub mod workers;
 
 pub use error::{Error, ErrorKind, Result};

@@ -299,6 +299,9 @@ pub(super) struct HowArgs {
     /// Run again and again, with at least this much from start to start: 30s
     #[arg(long, value_name = "TIME", value_parser = duration, env = "FRAZIL_EVERY")]
     pub every: Option<Duration>,
+    /// Try again what fails for a passing reason, for so long in each pass: 5m
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration, env = "FRAZIL_RETRY_FOR")]
+    pub retry_for: Duration,
     /// Exit with 4 when there was nothing to do
     #[arg(long, env = "FRAZIL_EXIT_CODE", value_parser = FalseyValueParser::new())]
     pub exit_code: bool,

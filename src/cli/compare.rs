@@ -56,6 +56,7 @@ pub(super) async fn compare(global: &Global, args: &CompareArgs) -> Result<Exit>
         lake: Lake::open(config.lake()).await?,
         budget: args.streams.engine.budget()?,
         maintenance: *config.maintenance(),
+        retry_for: std::time::Duration::ZERO,
         run: uuid::Uuid::new_v4(),
     };
     let options = Options { settle: args.settle, repair: args.repair };

@@ -126,6 +126,12 @@ pub(super) fn report(report: &StreamReport, width: usize, said: &mut Said) -> Re
         });
     }
     line(format!("{verdict:<9}  {:<width$}  {}", report.stream, parts.join("; ")))?;
+    if report.retries > 0 {
+        say(format!(
+            "           note: tried again {} times; counts are those of the last try",
+            report.retries
+        ));
+    }
     if let (Some(extract), true) = (&report.extract, report.verdict != Verdict::NothingToDo) {
         for note in &extract.notes {
             if said.insert((report.stream.clone(), note.clone())) {

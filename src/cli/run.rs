@@ -68,6 +68,7 @@ async fn once(
         budget: args.streams.engine.budget()?,
         lake: Lake::open(config.lake()).await?,
         maintenance: *config.maintenance(),
+        retry_for: args.how.retry_for,
         run: Uuid::new_v4(),
     };
     let width = streams.iter().map(|stream| stream.name.chars().count()).max().unwrap_or_default();
@@ -134,6 +135,7 @@ fn panicked(stream: String, run: Uuid) -> StreamReport {
         started_at: chrono::Utc::now(),
         seconds: 0.0,
         verdict: Verdict::Failed,
+        retries: 0,
         extract: None,
         load: None,
         maintenance: None,

@@ -33,6 +33,7 @@ use crate::http::{self, Access, Board, Desk};
 use crate::lake::Lake;
 use crate::schedule::{Cadence, Ended, Job, Outcome, Schedule, Scheduler, StreamState};
 use crate::sync::{Context, Legs, Stream, StreamReport, Verdict};
+use crate::workers::Worker;
 
 /// How often people's wishes are looked for, and how late a clock that was set back is noticed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -55,7 +56,14 @@ pub(super) async fn serve(global: &Global, args: &ServeArgs) -> Result<Exit> {
     if let Some(address) = &args.listen {
         server.listen_on(address).await?;
     }
+    if args.share {
+        server.worker = Some(Worker::join(server.plan.config.lake()).await?);
+        server.worker.iter().for_each(Worker::start);
+    }
     server.run(&interrupt).await?;
+    if let Some(worker) = server.worker.take() {
+        worker.leave().await;
+    }
     output::say("stopped");
     Ok(Exit::Done)
 }
@@ -87,6 +95,8 @@ impl Plan {
             budget: args.streams.engine.budget()?,
             lake: Lake::open(config.lake()).await?,
             maintenance: *config.maintenance(),
+            // Between its passes the stream gives its place to others.
+            retry_for: Duration::ZERO,
             run: Uuid::new_v4(),
         };
         let streams = resolved.streams.into_iter().map(|stream| (stream.name.clone(), stream)).collect();
@@ -139,6 +149,7 @@ struct Server<'a> {
     told: (Vec<StreamState>, DateTime<Utc>),
     said: Said,
     board: Arc<Board>,
+    worker: Option<Worker>,
 }
 
 impl<'a> Server<'a> {
@@ -162,6 +173,7 @@ impl<'a> Server<'a> {
             told: Default::default(),
             said: Said::new(),
             board: Board::new(),
+            worker: None,
         };
         server.settle();
         Ok(server)
@@ -220,6 +232,7 @@ impl<'a> Server<'a> {
         loop {
             self.listen();
             let now = Utc::now();
+            self.share(now);
             for name in self.scheduler.start(now) {
                 let Some(stream) = self.plan.streams.get(&name).cloned() else { continue };
                 let (context, interrupt) = (self.plan.context.clone(), interrupt.clone());
@@ -267,6 +280,14 @@ impl<'a> Server<'a> {
                 }
             }
             Err(error) => tracing::warn!(%error, "nobody can be heard"),
+        }
+    }
+
+    /// Finds out which of the streams belong here.
+    fn share(&mut self, now: DateTime<Utc>) {
+        let Some(worker) = &self.worker else { return };
+        for (name, (place, past)) in worker.exchange(self.scheduler.shares()) {
+            self.scheduler.settle(&name, place, past, now);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand};
 
 use super::args::StreamsArgs;
@@ -15,6 +16,9 @@ pub(super) struct ServeArgs {
     /// Say when each stream would run next, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Share the streams with every other `frazil serve --share` on this lake
+    #[arg(long, env = "FRAZIL_SHARE", value_parser = FalseyValueParser::new())]
+    pub share: bool,
     /// Answer HTTP here: health, streams, runs, metrics, wishes: 127.0.0.1:8085
     #[arg(long, value_name = "ADDRESS", env = "FRAZIL_LISTEN", help_heading = "HTTP")]
     pub listen: Option<String>,

@@ -37,6 +37,7 @@ mod manifest;
 mod name_mapping;
 mod named_reads;
 mod names;
+pub mod notices;
 mod partition;
 mod partition_values;
 mod position_deletes;

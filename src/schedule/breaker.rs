@@ -12,13 +12,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::cadence::later;
+use crate::backoff::Backoff;
 
 /// So many passes in a row that failed for a passing reason.
 const FAILURES: u32 = 3;
-/// The first pause; each further one is twice as long.
-const SHORTEST: Duration = Duration::from_secs(15);
-/// No pause is longer: a database that is back is noticed by then.
-const LONGEST: Duration = Duration::from_secs(300);
+/// How long it is left alone. A database that is back is noticed by the longest pause.
+const REST: Backoff = Backoff { first: Duration::from_secs(15), longest: Duration::from_secs(300) };
 
 /// What is known of one connection.
 #[derive(Debug, Default)]
@@ -35,7 +34,7 @@ impl Breaker {
         match self.until {
             Some(until) if until > now => Some(until),
             // The pause is over. One stream finds out, the others wait for what it finds.
-            Some(until) if self.trying => Some(later(until.max(now), SHORTEST)),
+            Some(until) if self.trying => Some(later(until.max(now), REST.first)),
             _ => None,
         }
     }
@@ -56,13 +55,12 @@ impl Breaker {
     }
 
     /// A pass failed for a passing reason.
-    pub(super) fn bad(&mut self, now: DateTime<Utc>) {
+    pub(super) fn bad(&mut self, connection: &str, now: DateTime<Utc>) {
         self.trying = false;
         self.failures += 1;
         if self.failures >= FAILURES {
-            let pause = SHORTEST.saturating_mul(2_u32.saturating_pow(self.pauses)).min(LONGEST);
-            self.until = Some(later(now, pause));
             self.pauses += 1;
+            self.until = Some(later(now, REST.pause(connection, self.pauses)));
         }
     }
 }

@@ -85,7 +85,7 @@ impl Priority {
 }
 
 /// How a stream's passes went before.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Past {
     /// When the last one began.
     pub began: Option<DateTime<Utc>>,

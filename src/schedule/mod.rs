@@ -23,4 +23,4 @@ mod tests;
 
 pub use blackout::Blackout;
 pub use cadence::{Cadence, CatchUp, Past, Priority, Schedule, cron, time_zone};
-pub use scheduler::{Ended, Job, Outcome, Scheduler, State, StreamState};
+pub use scheduler::{Ended, Job, Outcome, Place, Scheduler, Share, State, StreamState};

@@ -8,14 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::breaker::Breaker;
 use super::cadence::{Cadence, Past, Schedule, later};
+use crate::backoff::Backoff;
 
 /// Passes that failed for a passing reason are tried again this often before the stream waits for its
 /// next regular time: about a quarter of an hour.
 const RETRIES: u32 = 8;
-/// The pause before the first of them; each further one is twice as long.
-const FIRST_RETRY: Duration = Duration::from_secs(4);
-/// No pause before a retry is longer.
-const LAST_RETRY: Duration = Duration::from_secs(300);
+/// The pauses before them. Streams that failed together do not come back together.
+const RETRY: Backoff = Backoff { first: Duration::from_secs(4), longest: Duration::from_secs(300) };
 /// What does not get right by itself is not tried more often than this, whatever the schedule says.
 const HOLD: Duration = Duration::from_secs(900);
 
@@ -72,6 +71,8 @@ pub enum State {
     Held,
     /// Somebody paused it.
     Paused,
+    /// Another worker has it.
+    Elsewhere,
 }
 
 impl State {
@@ -83,8 +84,34 @@ impl State {
             Self::Retrying => "retrying",
             Self::Held => "held",
             Self::Paused => "paused",
+            Self::Elsewhere => "elsewhere",
         }
     }
+}
+
+/// Where a stream belongs, when several workers share them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Place {
+    /// Here.
+    #[default]
+    Here,
+    /// To another worker; it begins here only when triggered here.
+    Elsewhere,
+    /// A pass is under way elsewhere, or nobody can tell.
+    Busy,
+    /// Somebody paused it elsewhere.
+    Paused,
+}
+
+/// What other workers have to know of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// A pass is under way here.
+    pub running: bool,
+    /// Somebody paused it here.
+    pub paused: bool,
+    /// How it went.
+    pub past: Past,
 }
 
 /// A stream, for people.
@@ -116,6 +143,7 @@ struct Task {
     triggered: bool,
     failures: u32,
     held: bool,
+    place: Place,
     /// Not in the configuration any more; it ends with the pass under way.
     gone: bool,
 }
@@ -150,6 +178,7 @@ impl Scheduler {
                 triggered: false,
                 failures: 0,
                 held: false,
+                place: Place::Here,
                 gone: false,
             });
             // A changed file may be what a stream that failed was waiting for.
@@ -200,10 +229,10 @@ impl Scheduler {
             let source = connection == task.job.source;
             match outcome {
                 Outcome::Well => breaker.good(),
-                Outcome::SourceFailed if source => breaker.bad(at),
+                Outcome::SourceFailed if source => breaker.bad(connection, at),
                 // The source has been read, or else nothing would have been loaded.
                 Outcome::TargetFailed if source => breaker.good(),
-                Outcome::TargetFailed => breaker.bad(at),
+                Outcome::TargetFailed => breaker.bad(connection, at),
                 _ => breaker.unknown(),
             }
         }
@@ -224,7 +253,10 @@ impl Scheduler {
 
     /// When something may begin that cannot begin now, if nothing ends before.
     pub fn wake(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let moments = self.tasks.values().filter(|task| !task.gone && !task.paused && task.running.is_none());
+        let moments = self
+            .tasks
+            .values()
+            .filter(|task| !task.gone && !task.paused && task.running.is_none() && task.place == Place::Here);
         moments
             .filter_map(|task| {
                 let due = task.due?;
@@ -253,11 +285,35 @@ impl Scheduler {
         task.map(|task| task.triggered = true).is_some()
     }
 
+    /// What other workers have to know, by name.
+    pub fn shares(&self) -> impl Iterator<Item = (&str, Share)> {
+        self.tasks.iter().map(|(name, task)| {
+            let Task { running, paused, past, .. } = task;
+            (name.as_str(), Share { running: running.is_some(), paused: *paused, past: *past })
+        })
+    }
+
+    /// Says where a stream belongs, and how it last went elsewhere.
+    pub fn settle(&mut self, name: &str, place: Place, past: Past, now: DateTime<Utc>) {
+        let Some(task) = self.tasks.get_mut(name) else { return };
+        task.place = place;
+        let known = (task.past.began, task.past.succeeded);
+        if task.running.is_some() || (past.began, past.succeeded) <= known {
+            return;
+        }
+        task.past = past;
+        task.due = task.regular(now);
+        if past.succeeded > known.1 {
+            self.wake_followers(name, now);
+        }
+    }
+
     /// All streams, by name.
     pub fn states(&self, now: DateTime<Utc>) -> Vec<StreamState> {
         let state = |task: &Task| match task {
             Task { running: Some(_), .. } => State::Running,
-            Task { paused: true, .. } => State::Paused,
+            Task { paused: true, .. } | Task { place: Place::Paused, .. } => State::Paused,
+            Task { place: Place::Elsewhere | Place::Busy, .. } => State::Elsewhere,
             Task { held: true, .. } => State::Held,
             Task { failures: 1.., .. } => State::Retrying,
             _ => State::Waiting,
@@ -282,14 +338,19 @@ impl Scheduler {
                 && self.left_alone(&task.job, now).is_none()
                 && !self.overtakes(task, now)
         };
-        task.running.is_none() && !task.paused && !task.gone && (task.triggered || by_clock())
+        let may = match task.place {
+            Place::Here => task.triggered || by_clock(),
+            Place::Elsewhere => task.triggered,
+            Place::Busy | Place::Paused => false,
+        };
+        may && task.running.is_none() && !task.paused && !task.gone
     }
 
     /// Whether a stream that this one comes after is under way or about to be.
     fn overtakes(&self, task: &Task, now: DateTime<Utc>) -> bool {
         task.job.schedule.after.iter().filter_map(|name| self.tasks.get(name)).any(|first| {
             let about_to = first.due.is_some_and(|due| due <= now) && !first.paused;
-            first.running.is_some() || about_to || first.failures > 0
+            first.running.is_some() || first.place == Place::Busy || about_to || first.failures > 0
         })
     }
 
@@ -343,11 +404,10 @@ impl Task {
             Outcome::Conflict | Outcome::SourceFailed | Outcome::TargetFailed => {
                 self.failures += 1;
                 if self.failures <= RETRIES {
-                    let pause = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(self.failures - 1));
-                    self.due = Some(later(now, pause.min(LAST_RETRY)));
+                    self.due = Some(later(now, RETRY.pause(&self.job.name, self.failures)));
                 } else {
                     self.failures = 0;
-                    self.due = self.regular(now).map(|due| due.max(later(now, LAST_RETRY)));
+                    self.due = self.regular(now).map(|due| due.max(later(now, RETRY.longest)));
                 }
             }
         }

@@ -279,6 +279,39 @@ fn streams_of_one_minute_do_not_all_knock_at_once() {
     assert!((30..70).contains(&early), "{early}");
 }
 
+#[test]
+fn streams_that_another_worker_has_are_its_own() {
+    let now = at(NOON);
+    let follower = Schedule { after: vec!["a".to_owned()], ..usual(Cadence::After) };
+    let mut shared = scheduler(4, vec![job("a", every(60)), job("b", follower), job("c", every(60))], now);
+    shared.settle("a", Place::Elsewhere, Past::default(), now);
+    shared.settle("c", Place::Paused, Past::default(), now);
+    assert!(shared.start(now).is_empty());
+    assert_eq!(shared.wake(now), None, "there is nothing to get up for");
+    let states: Vec<_> = shared.states(now).into_iter().map(|state| state.state).collect();
+    assert_eq!(states, [State::Elsewhere, State::Waiting, State::Paused]);
+    // What ran there counts here: the follower's turn has come, and after a take-over the next minute's.
+    let ran = Past {
+        began: Some(now),
+        fresh_as_of: Some(now),
+        succeeded: Some(now + TimeDelta::seconds(5)),
+        takes: Duration::from_secs(5),
+    };
+    let later = now + TimeDelta::seconds(6);
+    shared.settle("a", Place::Busy, Past { succeeded: None, ..ran }, later);
+    assert!(shared.start(later).is_empty());
+    shared.settle("a", Place::Here, ran, later);
+    assert_eq!(shared.start(later), ["b"]);
+    assert_eq!(shared.start(now + TimeDelta::seconds(60)), ["a"]);
+    // Triggered here it runs here, unless it runs there.
+    shared.ended("a", Ended { outcome: Outcome::Well, at: now + TimeDelta::seconds(61) });
+    shared.settle("a", Place::Busy, ran, now);
+    shared.trigger("a");
+    assert!(shared.start(now + TimeDelta::seconds(62)).is_empty());
+    shared.settle("a", Place::Elsewhere, ran, now);
+    assert_eq!(shared.start(now + TimeDelta::seconds(62)), ["a"]);
+}
+
 fn some_schedule() -> impl Strategy<Value = Schedule> {
     let cadence = prop_oneof![
         (20u64..600).prop_map(|seconds| Cadence::Every(Duration::from_secs(seconds))),

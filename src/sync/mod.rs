@@ -17,6 +17,7 @@ mod extract;
 mod gone_keys;
 mod load;
 mod report;
+mod retry;
 mod stamp;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use evolve::evolution;
 pub use extract::{extract, lake_table_plan, mode_of, read_request};
 pub use load::{load, target_table};
 pub use report::{ErrorReport, ExtractReport, LoadReport, StreamReport, Verdict};
+use retry::Tries;
 
 /// One stream, resolved: every setting has its final value.
 #[derive(Debug, Clone)]
@@ -171,6 +173,8 @@ pub struct Context {
     pub budget: Budget,
     /// How lake tables are kept in shape.
     pub maintenance: maintain::Policy,
+    /// How long each pass tries again what fails for a passing reason.
+    pub retry_for: Duration,
     /// Which run this is, for summaries and history.
     pub run: uuid::Uuid,
 }
@@ -204,16 +208,18 @@ impl Progress {
 /// Runs one pass of a stream. Never fails: the report says what happened.
 pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<Progress>) -> StreamReport {
     let mut report = StreamReport::new(stream, context.run);
+    let mut tries = Tries::new(&stream.name, &progress, context.retry_for);
     let outcome = async {
         if legs != Legs::Load {
-            report.extract = Some(extract(context, stream, &progress).await?);
+            report.extract = Some(tries.run(|| extract(context, stream, &progress)).await?);
         }
         if legs != Legs::Extract && stream.target.is_some() {
-            report.load = Some(load(context, stream, &progress).await?);
+            report.load = Some(tries.run(|| load(context, stream, &progress)).await?);
         }
         Ok(())
     }
     .await;
+    report.retries = tries.again;
     if report.extract.as_ref().is_some_and(|extract| extract.changed) {
         report.maintenance = look_after(context, stream).await.unwrap_or_else(|error| {
             // The rows are where they belong; the next pass tries again.

@@ -24,6 +24,8 @@ pub struct StreamReport {
     pub seconds: f64,
     /// How it ended.
     pub verdict: Verdict,
+    /// How often a half was tried again within the pass.
+    pub retries: u32,
     /// What the first half did, if it got to its end.
     pub extract: Option<ExtractReport>,
     /// What the second half did, if it got to its end.
@@ -148,6 +150,7 @@ impl StreamReport {
             started_at: Utc::now(),
             seconds: 0.0,
             verdict: Verdict::Failed,
+            retries: 0,
             extract: None,
             load: None,
             maintenance: None,

@@ -157,7 +157,13 @@ impl World {
             settings: StreamSettings::default(),
         };
         let maintenance = frazil::maintain::Policy::default();
-        let context = Context { lake, budget: budget(), maintenance, run: uuid::Uuid::new_v4() };
+        let context = Context {
+            lake,
+            budget: budget(),
+            maintenance,
+            retry_for: Default::default(),
+            run: uuid::Uuid::new_v4(),
+        };
         let columns = vec![Column { id: 2, name: "a".into(), kind: Kind::Int }];
         Self {
             _dir: dir,

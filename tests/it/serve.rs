@@ -29,13 +29,18 @@ impl Served {
         served
     }
 
-    fn shop(&self, sql: &str) {
+    /// A file of this shop.
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn shop(&self, sql: &str) {
         let shop = Connection::open(self.folder.path().join("shop.db")).unwrap();
         shop.busy_timeout(PATIENCE).unwrap();
         shop.execute_batch(sql).unwrap();
     }
 
-    fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         format!("sqlite://{}", self.folder.path().join(name).display())
     }
 
@@ -80,10 +85,10 @@ impl Served {
 }
 
 /// Killed with its test.
-pub(crate) struct Server(Child);
+pub(crate) struct Server(pub(crate) Child);
 
 impl Server {
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let process = self.0.id().to_string();
         assert!(std::process::Command::new("kill").args([name, &process]).status().unwrap().success());
     }

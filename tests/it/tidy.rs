@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use frazil::faults;
 
 /// What every module may use: the words that all of them speak.
-const WORDS: &[&str] = &["connection", "delta", "error", "faults", "memory", "table"];
+const WORDS: &[&str] = &["backoff", "connection", "delta", "error", "faults", "memory", "table"];
 
 /// Module → what else it may use. In the order in which rows and calls pass through them.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "source",
             "sync",
             "target",
+            "workers",
         ],
     ),
     ("config", &["connectors", "lake", "maintain", "schedule", "source", "sync", "target"]),
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http", &["config", "control", "history", "schedule", "sync"]),
     ("schedule", &[]),
     ("compare", &["connectors", "lake", "merge", "source", "sync", "target"]),
+    ("workers", &["lake", "schedule"]),
     ("sync", &["connectors", "lake", "maintain", "merge", "source", "target"]),
     ("connectors", &["clients", "source", "target"]),
     ("query", &["lake", "merge"]),

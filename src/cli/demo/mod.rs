@@ -204,8 +204,13 @@ async fn passes(
     budget: Budget,
     history: Option<&crate::history::History>,
 ) -> Result<Vec<StreamReport>> {
-    let context =
-        Context { lake: lake.clone(), budget, maintenance: Default::default(), run: Uuid::new_v4() };
+    let context = Context {
+        lake: lake.clone(),
+        budget,
+        maintenance: Default::default(),
+        retry_for: Default::default(),
+        run: Uuid::new_v4(),
+    };
     let mut reports = Vec::with_capacity(streams.len());
     for stream in streams {
         let report = sync::pass(&context, stream, Legs::Both, Arc::new(Progress::default())).await;
