@@ -6,16 +6,18 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
+use chrono::{TimeDelta, Utc};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use frazil::delta::Watermark;
+use frazil::delta::{SnapshotId, Watermark};
 use frazil::lake::catalog::{self, Catalog};
 use frazil::lake::{
-    CatalogSettings, Change, Effect, Lake, LakeSettings, LakeTable, Stores, TableMode, TableSpec,
+    CatalogSettings, Change, Effect, Lake, LakeSettings, LakeTable, RefKind, Retention, Stores, TableMode,
+    TableSpec,
 };
 use frazil::memory::Budget;
 use frazil::table::TableId;
@@ -59,7 +61,9 @@ macro_rules! suite {
         mod $catalog {
             suite!(@ $catalog tables_come_and_go odd_names_stay_as_they_are tables_are_renamed_where_that_is_possible
                 requirements_are_checked_on_the_newest_metadata old_metadata_is_cleaned_away_when_asked
-                of_many_creators_one_wins a_stale_commit_changes_nothing many_writers_lose_and_double_nothing);
+                of_many_creators_one_wins a_stale_commit_changes_nothing names_stay_where_they_are_put
+                rolling_back_rewinds_for_all a_commit_on_another_branch_is_no_conflict
+                many_writers_lose_and_double_nothing);
         }
     )*};
     (@ $catalog:ident $($test:ident)*) => {$(
@@ -180,26 +184,37 @@ pub(crate) async fn create(lake: &Lake, id: &TableId) -> Result<LakeTable> {
     lake.create(spec).await
 }
 
+fn budget() -> Budget {
+    Budget::new(128 << 20, 1).unwrap()
+}
+
 /// Adds a row, as one snapshot, to the table as it was loaded.
 pub(crate) async fn append(table: &mut LakeTable, number: i64) -> Result<()> {
-    let budget = Budget::new(128 << 20, 1).unwrap();
-    let mut writer = table.writer(budget)?;
+    let change = change(table, number).await?;
+    table.commit(change, budget()).await.map(drop)
+}
+
+async fn change(table: &LakeTable, number: i64) -> Result<Change> {
+    let mut writer = table.writer(budget())?;
     let column = Arc::new(Int64Array::from_iter_values([number])) as ArrayRef;
     writer.write(&RecordBatch::try_from_iter([("n", column)]).unwrap()).await?;
-    let change = Change {
+    Ok(Change {
         files: writer.finish().await?,
         effect: Effect::Append,
         from: table.position()?.map(|position| position.watermark),
         to: Watermark::new(number.to_string()),
         summary: BTreeMap::new(),
-    };
-    table.commit(change, budget).await.map(drop)
+    })
 }
 
 pub(crate) async fn rows(lake: &Lake, table: &LakeTable) -> Vec<i64> {
+    rows_at(lake, table, None).await
+}
+
+async fn rows_at(lake: &Lake, table: &LakeTable, at: Option<SnapshotId>) -> Vec<i64> {
     let stores = RuntimeEnvBuilder::new().with_object_store_registry(lake.stores()).build_arc().unwrap();
     let context = SessionContext::new_with_config_rt(SessionConfig::new(), stores);
-    context.register_table("t", table.provider(None).await.unwrap()).unwrap();
+    context.register_table("t", table.provider(at).await.unwrap()).unwrap();
     let batches = context.sql("select n from t order by n").await.unwrap().collect().await.unwrap();
     let column = |batch: &RecordBatch| {
         batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec()
@@ -372,6 +387,87 @@ async fn a_stale_commit_changes_nothing(place: &Place) {
     one.reload().await.unwrap();
     assert_eq!(rows(&lake, &one).await, [1, 3]);
     assert_eq!(one.position().unwrap().unwrap().watermark, Watermark::new("3"));
+}
+
+async fn names_stay_where_they_are_put(place: &Place) {
+    let lake = place.lake().await;
+    let mut table = create(&lake, &id()).await.unwrap();
+    append(&mut table, 1).await.unwrap();
+    let mut stale = table.clone();
+    let first = table.current().unwrap();
+    append(&mut table, 2).await.unwrap();
+    let mut expiring = table.clone();
+    let second = table.current().unwrap();
+    let week = Duration::from_secs(7 * 24 * 3600);
+    table.tag("audited", first, Some(week)).await.unwrap();
+    assert_eq!(kind(table.tag("audited", second, None).await), ErrorKind::Config);
+    assert_eq!(kind(table.tag("nowhere", SnapshotId(7), None).await), ErrorKind::Config);
+    // Who has not heard of the name cannot take it either.
+    assert_eq!(kind(stale.tag("audited", first, None).await), ErrorKind::Conflict);
+    // What has a name does not expire, even for who did not know it.
+    let retention = Retention { keep_for: Some(Duration::ZERO), at_least: Some(1), at_most: Some(1) };
+    let later = Utc::now() + TimeDelta::hours(1);
+    assert_eq!(expiring.expire(retention, later).await.unwrap().snapshots, 0);
+    stale.reload().await.unwrap();
+    stale.tag("later", second, None).await.unwrap();
+    // A name in between is no reason for a commit to fail, and is not undone by one.
+    append(&mut table, 3).await.unwrap();
+    let seen = place.lake().await.table(&id()).await.unwrap().unwrap();
+    let names: Vec<_> = seen.refs().into_iter().map(|it| (it.name, it.kind, it.snapshot, it.keep)).collect();
+    let expected = [
+        ("audited".to_owned(), RefKind::Tag, first, Some(week)),
+        ("later".to_owned(), RefKind::Tag, second, None),
+        ("main".to_owned(), RefKind::Branch, table.current().unwrap(), None),
+    ];
+    assert_eq!(names, expected);
+
+    assert_eq!((table.named("audited"), table.named("later")), (Some(first), Some(second)));
+    table.untag("later").await.unwrap();
+    assert_eq!(kind(table.untag("later").await), ErrorKind::Config);
+    assert_eq!(kind(table.untag("main").await), ErrorKind::Config, "a branch is no tag");
+    assert_eq!(table.expire(retention, later).await.unwrap().snapshots, 1);
+    let ids: BTreeSet<_> = table.snapshots().into_iter().map(|it| it.id).collect();
+    assert_eq!(ids, [first, table.current().unwrap()].into());
+    assert_eq!(rows_at(&lake, &table, Some(first)).await, [1]);
+    assert_eq!(rows(&lake, &table).await, [1, 2, 3]);
+}
+
+async fn rolling_back_rewinds_for_all(place: &Place) {
+    let lake = place.lake().await;
+    let mut table = create(&lake, &id()).await.unwrap();
+    append(&mut table, 1).await.unwrap();
+    let first = table.current().unwrap();
+    append(&mut table, 2).await.unwrap();
+    let mut stale = table.clone();
+    append(&mut table, 3).await.unwrap();
+    assert_eq!(kind(stale.roll_back(first).await), ErrorKind::Conflict, "the table has moved");
+    assert_eq!(kind(table.roll_back(SnapshotId(7)).await), ErrorKind::Config);
+
+    let mut other = table.clone();
+    table.roll_back(first).await.unwrap();
+    assert_eq!(kind(append(&mut other, 4).await), ErrorKind::Conflict, "its rows are gone");
+    let mut seen = place.lake().await.table(&id()).await.unwrap().unwrap();
+    assert_eq!((seen.current(), rows(&lake, &seen).await), (Some(first), vec![1]));
+    assert_eq!(seen.position().unwrap().unwrap().watermark, Watermark::new("1"));
+    append(&mut seen, 5).await.unwrap();
+    table.reload().await.unwrap();
+    assert_eq!(rows(&lake, &table).await, [1, 5]);
+    // What was rolled back is still there for who wants it.
+    assert_eq!(rows_at(&lake, &table, other.current()).await, [1, 2, 3]);
+}
+
+/// Each snapshot takes a number of its own, on whatever branch: who is overtaken commits again.
+async fn a_commit_on_another_branch_is_no_conflict(place: &Place) {
+    let lake = place.lake().await;
+    let mut table = create(&lake, &id()).await.unwrap();
+    append(&mut table, 1).await.unwrap();
+    let mut aside = table.clone();
+    let seven = change(&aside, 7).await.unwrap();
+    let audited = aside.commit_aside(seven, budget()).await.unwrap();
+    append(&mut table, 2).await.unwrap();
+    assert_eq!(rows(&lake, &table).await, [1, 2]);
+    assert_eq!(rows_at(&lake, &table, Some(audited)).await, [1, 7]);
+    assert_eq!(kind(aside.publish(audited).await), ErrorKind::Conflict, "main has moved");
 }
 
 async fn many_writers_lose_and_double_nothing(place: &Place) {

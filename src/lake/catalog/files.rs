@@ -15,6 +15,7 @@ use iceberg::{NamespaceIdent, Runtime, TableCreation, TableIdent, TableRequireme
 use object_store::ObjectStoreExt;
 use serde::Deserialize;
 
+use super::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::refs::references;
 use crate::lake::storage::{Stores, file_io, iceberg_error, store_error};
@@ -25,8 +26,6 @@ use crate::table::TableId;
 const ICEBERG_FORMAT: u64 = 3;
 /// Table property: whether metadata files that the newest one has forgotten are deleted.
 const DELETE_AFTER_COMMIT: &str = "write.metadata.delete-after-commit.enabled";
-/// Milliseconds that the clocks of two machines may differ by: as much as the library allows.
-const CLOCKS_DIFFER: i64 = 60_000;
 /// The first bytes of a compressed file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -117,17 +116,12 @@ pub(super) fn updated(
         requirement.check(Some(&metadata)).map_err(iceberg_error)?;
     }
     check_current(&metadata, updates)?;
-    check_clock(&metadata, updates)?;
-    let mut builder = metadata.into_builder(Some(file.to_owned()));
-    for update in updates.iter().cloned() {
-        builder = update.apply(builder).map_err(iceberg_error)?;
-    }
-    builder.build().map_err(iceberg_error)
+    clock::build(metadata, file, updates)
 }
 
 /// That updates were not overtaken in a way that no requirement tells: another branch moved, which takes
 /// the next sequence number; or a snapshot that is to go got a name.
-fn check_current(metadata: &TableMetadata, updates: &[TableUpdate]) -> Result<()> {
+pub(super) fn check_current(metadata: &TableMetadata, updates: &[TableUpdate]) -> Result<()> {
     let overtaken = |what: &str| Err(Error::new(ErrorKind::Conflict, what));
     for update in updates {
         match update {
@@ -152,18 +146,6 @@ fn check_current(metadata: &TableMetadata, updates: &[TableUpdate]) -> Result<()
         }
     }
     Ok(())
-}
-
-/// That our clock is not far behind the table's last snapshot. A new snapshot is dated after it; what adds
-/// none is dated by our clock, and the library takes a date from long before the last snapshot for damage.
-fn check_clock(metadata: &TableMetadata, updates: &[TableUpdate]) -> Result<()> {
-    let dated = updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
-    let last = metadata.history().last().map_or(i64::MIN, |entry| entry.timestamp_ms());
-    if dated || chrono::Utc::now().timestamp_millis() >= last.saturating_sub(CLOCKS_DIFFER) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Transient, "the clock of this machine is behind the table's newest snapshot")
-        .hint("set the clock; rows are committed all the same"))
 }
 
 pub(super) fn to_json(metadata: &TableMetadata) -> Result<Bytes> {

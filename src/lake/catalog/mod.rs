@@ -6,6 +6,7 @@
 //! sql          one row is updated, if it still names the old file         (`sql.rs`)
 //! ```
 
+mod clock;
 mod files;
 mod filesystem;
 mod rest;

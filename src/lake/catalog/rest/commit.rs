@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! POST ─┬─ 200 ────────────────────────────────▶ committed
-//!       ├─ 4xx ────────────────────────────────▶ refused, nothing changed
+//!       ├─ 4xx ─▶ overtaken, as the table shows? conflict : refused. Nothing changed
 //!       └─ 409, 429, 5xx, no answer ─▶ load ─┬─ our snapshot is there ────▶ committed
 //!             ▲                              ├─ a requirement is broken ──▶ conflict
 //!             └───────── pause ──────────────┴─ neither, or no answer
 //! ```
+//!
+//! Two things that no requirement tells are looked at here, as the other catalogs do: a snapshot number that
+//! another branch took (servers refuse it, each with a status of its own), and a tag on a snapshot that is
+//! to go (servers let the tag go with it, so it is looked for just before).
 //!
 //! To send a commit again is safe: its requirements name the state that it was made on, and once it
 //! has landed they do not hold any more. When time runs out in between, the error says that the
@@ -20,6 +24,7 @@ use super::client::Outcome;
 use super::wire;
 use super::{Call, Open, errors};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lake::catalog::files::check_current;
 use crate::lake::storage::iceberg_error;
 
 pub(super) async fn commit(
@@ -32,6 +37,10 @@ pub(super) async fn commit(
     let namespace = id.namespace().clone().inner();
     let identifier = wire::Identifier { namespace: namespace.clone(), name: id.name().to_owned() };
     let path = open.server.table_path(&namespace, id.name());
+    if updates.iter().any(|update| matches!(update, TableUpdate::RemoveSnapshots { .. })) {
+        let newest = open.load(&namespace, id.name()).await?.ok_or_else(dropped)?;
+        check_current(newest.metadata(), updates)?;
+    }
     let call = Call::post("commit a table", path, &wire::Commit { identifier, requirements, updates })?;
     let mut tries = open.server.client.tries();
     // Whether some try may have landed without our knowing.
@@ -65,6 +74,13 @@ pub(super) async fn commit(
                     409 | 429 => {}
                     408 | 425 | 500.. => unsure = true,
                     404 => return Err(unknown_if(unsure, dropped().because(error))),
+                    // Servers have no name of their own for a number that another branch took.
+                    400 | 422 if !unsure => {
+                        if let Ok(Some(newest)) = open.load(&namespace, id.name()).await {
+                            check_current(newest.metadata(), updates)?;
+                        }
+                        return Err(error);
+                    }
                     _ => return Err(unknown_if(unsure, error)),
                 }
                 (error, retry_after)
@@ -78,6 +94,7 @@ pub(super) async fn commit(
                 for requirement in requirements {
                     requirement.check(Some(newest.metadata())).map_err(iceberg_error)?;
                 }
+                check_current(newest.metadata(), updates)?;
                 error
             }
             Ok(_) => return Err(dropped()),

@@ -284,7 +284,10 @@ impl State {
         if requirements.iter().any(|requirement| requirement.check(Some(metadata)).is_err()) {
             return refuses(409, "CommitFailedException");
         }
-        let moved = apply(metadata.clone(), serde_json::from_value(body["updates"].clone()).unwrap());
+        let Ok(moved) = applied(metadata.clone(), serde_json::from_value(body["updates"].clone()).unwrap())
+        else {
+            return refuses(400, "ValidationException");
+        };
         let answer = says(200, &self.loaded(&moved));
         self.tables.insert(path.to_owned(), moved);
         answer
@@ -321,9 +324,13 @@ impl State {
 }
 
 fn apply(metadata: TableMetadata, updates: Vec<TableUpdate>) -> TableMetadata {
+    applied(metadata, updates).unwrap()
+}
+
+fn applied(metadata: TableMetadata, updates: Vec<TableUpdate>) -> iceberg::Result<TableMetadata> {
     let mut builder = metadata.into_builder(Some("file:///somewhere/metadata.json".to_owned()));
     for update in updates {
-        builder = update.apply(builder).unwrap();
+        builder = update.apply(builder)?;
     }
-    builder.build().unwrap().metadata
+    Ok(builder.build()?.metadata)
 }

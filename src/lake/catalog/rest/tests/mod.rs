@@ -1,6 +1,7 @@
 //! What happens when a catalog fails, at every point where it can.
 
 mod fake;
+mod overtaken;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -170,6 +171,7 @@ async fn a_catalog_that_asks_for_too_much_patience_is_not_waited_for() {
 async fn a_refusal_is_final() {
     let expected = expect![[r#"
         POST …
+        GET …
         config: cannot commit a table: the catalog did not accept the request: no (status: 400), there: None
         POST …
         permission: cannot commit a table: the catalog refused access: no (status: 403), there: None
