@@ -299,6 +299,7 @@ impl DeltaRows {
             files: side.iter().map(|(rows, seq)| (rows.clone(), constants(*seq))).collect(),
             projection,
             limit,
+            ordered: false,
         }
     }
 

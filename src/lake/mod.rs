@@ -47,6 +47,7 @@ mod refs;
 mod reshape;
 mod row_lineage;
 mod scan;
+mod scan_order;
 mod schema;
 mod snapshot;
 mod sort;

@@ -157,6 +157,7 @@ impl TableProvider for WithLineage {
             files: self.files.iter().map(|rows| (rows.clone(), Vec::new())).collect(),
             projection: None,
             limit: None,
+            ordered: false,
         };
         let all = plan(scan, session).await?;
         let Some(projection) = projection else { return Ok(all) };

@@ -30,6 +30,7 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use futures::{StreamExt, TryStreamExt};
@@ -46,7 +47,7 @@ use super::manifest::{self, LiveFile};
 use super::named_reads::{self, NamedReads};
 use super::pruning::Pruning;
 use super::reshape::Defaults;
-use super::{LakeTable, file_statistics, name_mapping, partition_values, schema};
+use super::{LakeTable, file_statistics, name_mapping, partition_values, scan_order, schema};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -195,7 +196,8 @@ impl TableProvider for SnapshotTable {
         let at = |error: Error| error.with("table", &table.id);
         let files = self.rows(session, filters, limit).await.map_err(at)?;
         let files = files.into_iter().map(|rows| (rows, Vec::new())).collect();
-        Scan { table, columns: &self.columns, constants: Vec::new(), files, projection, limit }
+        let ordered = true;
+        Scan { table, columns: &self.columns, constants: Vec::new(), files, projection, limit, ordered }
             .plan(session)
             .await
     }
@@ -266,6 +268,8 @@ pub(super) struct Scan<'a> {
     pub(super) projection: Option<&'a Vec<usize>>,
     /// Rows that are enough.
     pub(super) limit: Option<usize>,
+    /// Whether the order that rows have anyway is of use.
+    pub(super) ordered: bool,
 }
 
 impl Scan<'_> {
@@ -315,15 +319,28 @@ impl Scan<'_> {
         let known = files.iter().filter_map(|file| file.statistics.as_deref());
         let statistics =
             file_statistics::total(known, self.columns.arrow.fields().len(), self.constants.len());
-        let groups = balanced(files, session.config().target_partitions());
+        let (groups, order) = self.groups(files, session.config().target_partitions());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(url)?, Arc::new(source))
             .with_file_groups(groups)
+            .with_output_ordering(order)
             .with_expr_adapter(Some(Arc::new(by_id)))
             .with_projection_indices(self.projection.cloned())?
             .with_statistics(statistics)
             .with_limit(self.limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+
+    /// The files for so many readers, and the order that the rows of each reader have.
+    fn groups(&self, files: Vec<PartitionedFile>, readers: usize) -> (Vec<FileGroup>, Vec<LexOrdering>) {
+        let data_files = self.files.iter().map(|(rows, _)| rows.file.file.as_ref());
+        let metadata = self.table.table.metadata();
+        let order = scan_order::of_files(data_files, metadata, &self.columns.arrow).filter(|_| self.ordered);
+        let ordered = order.and_then(|order| {
+            let groups = scan_order::in_groups(files.clone(), &order, readers)?;
+            Some((groups, vec![order]))
+        });
+        ordered.unwrap_or_else(|| (balanced(files, readers), Vec::new()))
     }
 
     async fn partitioned_files(
@@ -371,6 +388,11 @@ fn store_of(location: &str) -> &str {
 /// The files in so many groups, of about the same size.
 fn balanced(mut files: Vec<PartitionedFile>, groups: usize) -> Vec<FileGroup> {
     files.sort_by_key(|file| Reverse(file.object_meta.size));
+    dealt(files, groups)
+}
+
+/// The files in so many groups, each in turn to the smallest.
+pub(super) fn dealt(files: Vec<PartitionedFile>, groups: usize) -> Vec<FileGroup> {
     let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); groups.clamp(1, files.len())];
     for file in files {
         let smallest = groups.iter_mut().min_by_key(|(size, _)| *size).expect("at least one group");

@@ -4,6 +4,7 @@
 mod beside;
 mod columns;
 mod deltas;
+mod order;
 mod queries;
 mod refs;
 mod upkeep;

@@ -3,6 +3,7 @@
 //!
 //! `FRAZIL_TEST_KILLS=300` makes the random part longer; `FRAZIL_TEST_SEED=7` repeats one.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -273,6 +274,45 @@ async fn a_full_disk_fails_the_run_and_nothing_else() {
     judge(&pipeline, &source);
 }
 
+/// Files are written anew beside the old ones, and there is no room for that.
+#[tokio::test]
+async fn a_full_disk_during_maintenance_changes_nothing() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "full_maintain").await;
+    source.run("create table audit (id bigserial primary key, what text)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::new(folder.path());
+    let warehouse = folder.path().join("lake").display().to_string();
+    let pipeline =
+        Pipeline::with_lake(&source.url(), &target.url(), &warehouse, &Default::default(), &STREAMS[1..]);
+    // Six files of a quarter of a megabyte: rows that do not compress.
+    for _ in 0..6 {
+        source.run("insert into audit (what) select string_agg(gen_random_uuid()::text, '') from generate_series(1, 12000) i group by i % 400").await;
+        pipeline.ok(&["sync"]);
+    }
+    let whole = || fixture::judge(&pipeline.location("public", "audit"), &source.url(), AUDIT);
+    let versions = || {
+        pipeline.ok(&["query", "select count(*) from public.\"audit$snapshots\"", "--output", "csv"]).stdout
+    };
+    let (before, files) = (versions(), pipeline.parquet_files().len());
+    disk.fill();
+    for _ in 0..2 {
+        let ran = disk.run(pipeline.command(&["maintain"]));
+        assert!(matches!(ran.code, Some(1 | 3)), "{ran:?}");
+        assert!(!ran.stderr.contains("bug in frazil") && ran.stderr.contains("hint:"), "{ran:?}");
+        assert_eq!((versions(), pipeline.parquet_files().len()), (before.clone(), files), "nothing is left");
+        whole();
+    }
+    disk.grow();
+    pipeline.ok(&["maintain", "--remove-orphans", "--orphan-age", "0s", "--force"]);
+    assert_ne!(versions(), before);
+    whole();
+    source.run("insert into audit (what) values ('after')").await;
+    pipeline.ok(&["run"]);
+    assert_same(&source, &target, AUDIT).await;
+    whole();
+}
+
 /// A disk of a few megabytes: a tmpfs where we may mount one, else a limit on the size of files.
 struct SmallDisk {
     mounted: Option<PathBuf>,
@@ -280,12 +320,25 @@ struct SmallDisk {
 
 impl SmallDisk {
     const BYTES: u64 = 4 << 20;
+    /// Room for metadata, and no more.
+    const LEFT: u64 = 256 << 10;
 
     fn new(folder: &Path) -> Self {
         let size = format!("size={}", Self::BYTES);
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).output();
         let mounted = mount.is_ok_and(|output| output.status.success());
         Self { mounted: mounted.then(|| folder.to_owned()) }
+    }
+
+    /// Leaves next to no room. Without a mount, the limit on the size of files is near enough.
+    fn fill(&self) {
+        let Some(folder) = &self.mounted else { return };
+        let mut file = std::fs::File::create(folder.join("other")).unwrap();
+        let mut length = 0;
+        while let Ok(written) = file.write(&[1; 4096]) {
+            length += written as u64;
+        }
+        file.set_len(length - Self::LEFT).unwrap();
     }
 
     /// Somebody made room.

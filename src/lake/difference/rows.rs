@@ -153,6 +153,7 @@ pub(super) async fn batches(
         files: vec![(rows.clone(), Vec::new())],
         projection: None,
         limit: None,
+        ordered: false,
     };
     let plan = scan.plan(&session.state()).await?;
     Ok(plan.execute(0, session.task_ctx())?)

@@ -184,6 +184,7 @@ impl LakeTable {
                 files,
                 projection: None,
                 limit: None,
+                ordered: false,
             };
             let state = session.state();
             let mut plan = match is_v3(self.table.metadata()) {
