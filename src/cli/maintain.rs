@@ -30,6 +30,9 @@ pub(super) struct MaintainArgs {
     /// Younger files may belong to a pass under way [default: 3d]
     #[arg(long, value_name = "TIME", env = "FRAZIL_ORPHAN_AGE")]
     pub orphan_age: Option<Span>,
+    /// Count the different values of each column, for optimizers: this reads every row
+    #[arg(long, env = "FRAZIL_STATISTICS", value_parser = FalseyValueParser::new())]
+    pub statistics: bool,
     /// Take `--orphan-age` below an hour: when nothing else writes to the lake
     #[arg(long, env = "FRAZIL_FORCE", value_parser = FalseyValueParser::new())]
     pub force: bool,
@@ -61,6 +64,7 @@ pub(super) async fn maintain(global: &Global, args: &MaintainArgs) -> Result<Exi
     if let Some(age) = args.orphan_age {
         policy.orphan_age = age.0;
     }
+    policy.statistics |= args.statistics;
     if policy.orphan_age < SMALLEST_ORPHAN_AGE && !args.force {
         return Err(Error::new(
             ErrorKind::Config,
@@ -169,6 +173,10 @@ fn say(global: &Global, report: &Report) -> Result<()> {
     }
     if report.delete_files > 0 {
         parts.push(format!("{} delete files gone", show_count(report.delete_files as u64)));
+    }
+    if report.columns_counted > 0 {
+        let columns = show_count(report.columns_counted as u64);
+        parts.push(format!("different values of {columns} columns counted"));
     }
     if report.expired.snapshots > 0 {
         parts.push(format!("{would}expire {} snapshots", show_count(report.expired.snapshots as u64)));

@@ -63,6 +63,7 @@ impl MaintenanceEntry {
                 at_least: said.keep_snapshots,
                 at_most: said.most_snapshots,
             },
+            statistics: false,
             orphan_age: said.orphan_age.map_or(usual.orphan_age, |span| span.0),
         }
     }

@@ -13,6 +13,7 @@
 //! leads from one snapshot to the other (the table was rolled back, or snapshots between them
 //! expired), one net difference over everything is still exact.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -300,6 +301,7 @@ impl DeltaRows {
             projection,
             limit,
             ordered: false,
+            distinct: HashMap::new(),
         }
     }
 

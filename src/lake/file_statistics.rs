@@ -28,7 +28,8 @@ pub(super) fn statistics(rows: &FileRows, schema: &Schema, constants: &Defaults)
         }
         let nulls = match rows.rows {
             Rows::All => file.null_value_counts().get(&id),
-            Rows::Except(_) | Rows::Only(_) => None,
+            // Where there is none, there is none among those that are left.
+            Rows::Except(_) | Rows::Only(_) => file.null_value_counts().get(&id).filter(|&&count| count == 0),
         };
         // Bounds leave NaN out, but DataFusion orders it above all numbers.
         let ordered = !field.data_type().is_floating() || file.nan_value_counts().get(&id) == Some(&0);
@@ -107,6 +108,16 @@ pub(super) fn total<'a>(
     sum.column_statistics.truncate(columns);
     sum.column_statistics.resize_with(columns + constants, Default::default);
     sum
+}
+
+/// Adds how many different values columns have, by the fields' ids: at most as many as there are rows.
+pub(super) fn with_distinct(statistics: &mut Statistics, schema: &Schema, counts: &HashMap<i32, u64>) {
+    for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
+        if let Some(count) = field_id(field).and_then(|id| counts.get(&id)) {
+            let rows = statistics.num_rows.get_value().copied().unwrap_or(usize::MAX);
+            column.distinct_count = Precision::Inexact((*count as usize).min(rows));
+        }
+    }
 }
 
 fn either(

@@ -54,6 +54,7 @@ mod sort;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod theta;
 mod upkeep;
 mod write;
 

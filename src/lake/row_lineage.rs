@@ -14,6 +14,7 @@
 //! A row that an upsert replaces is a new row with a new id: which old row a key belonged to is known
 //! only when the new one has long been written.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -106,6 +107,7 @@ pub(super) async fn plan(scan: Scan<'_>, session: &dyn Session) -> DFResult<Arc<
             constants: Vec::new(),
             projection: None,
             limit: None,
+            distinct: HashMap::new(),
             ..scan
         };
         parts.push(Part { plan: one.plan(session).await?, rows });
@@ -158,6 +160,7 @@ impl TableProvider for WithLineage {
             projection: None,
             limit: None,
             ordered: false,
+            distinct: HashMap::new(),
         };
         let all = plan(scan, session).await?;
         let Some(projection) = projection else { return Ok(all) };

@@ -11,6 +11,7 @@
 //! the runtime's footers.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -196,10 +197,9 @@ impl TableProvider for SnapshotTable {
         let at = |error: Error| error.with("table", &table.id);
         let files = self.rows(session, filters, limit).await.map_err(at)?;
         let files = files.into_iter().map(|rows| (rows, Vec::new())).collect();
-        let ordered = true;
-        Scan { table, columns: &self.columns, constants: Vec::new(), files, projection, limit, ordered }
-            .plan(session)
-            .await
+        let distinct = self.snapshot.map(|snapshot| table.distinct_counts(snapshot)).unwrap_or_default();
+        let (columns, constants, ordered) = (&self.columns, Vec::new(), true);
+        Scan { table, columns, constants, files, projection, limit, ordered, distinct }.plan(session).await
     }
 }
 
@@ -270,6 +270,8 @@ pub(super) struct Scan<'a> {
     pub(super) limit: Option<usize>,
     /// Whether the order that rows have anyway is of use.
     pub(super) ordered: bool,
+    /// How many different values columns have, by their ids, as far as that is known.
+    pub(super) distinct: HashMap<i32, u64>,
 }
 
 impl Scan<'_> {
@@ -317,8 +319,9 @@ impl Scan<'_> {
             with_nan: Arc::new(file_statistics::with_nan(data_files, &self.columns.arrow)),
         };
         let known = files.iter().filter_map(|file| file.statistics.as_deref());
-        let statistics =
+        let mut statistics =
             file_statistics::total(known, self.columns.arrow.fields().len(), self.constants.len());
+        file_statistics::with_distinct(&mut statistics, &self.columns.arrow, &self.distinct);
         let (groups, order) = self.groups(files, session.config().target_partitions());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(url)?, Arc::new(source))
             .with_file_groups(groups)

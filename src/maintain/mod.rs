@@ -35,6 +35,8 @@ pub struct Policy {
     pub retention: Retention,
     /// Files that no snapshot mentions are left alone until they are this old.
     pub orphan_age: Duration,
+    /// Whether the different values of each column are counted: that reads every row.
+    pub statistics: bool,
 }
 
 impl Default for Policy {
@@ -44,6 +46,7 @@ impl Default for Policy {
             layout: Layout::default(),
             retention: Retention::default(),
             orphan_age: ORPHAN_AGE,
+            statistics: false,
         }
     }
 }
@@ -84,6 +87,8 @@ pub struct Report {
     pub bytes: u64,
     /// Delete files that went.
     pub delete_files: usize,
+    /// Columns whose different values were counted.
+    pub columns_counted: usize,
     /// Snapshots, and what went with them.
     pub expired: Expired,
     /// Files that no snapshot mentions.
@@ -101,8 +106,8 @@ pub struct Report {
 impl Report {
     /// Whether there was, or would be, anything to do.
     pub fn is_empty(&self) -> bool {
-        self.rewrites + self.overtaken + self.delete_files + self.expired.snapshots + self.orphans.len() == 0
-            && self.expired.refs.is_empty()
+        let work = self.rewrites + self.overtaken + self.delete_files + self.columns_counted;
+        work + self.expired.snapshots + self.orphans.len() == 0 && self.expired.refs.is_empty()
     }
 }
 
@@ -117,6 +122,9 @@ pub async fn maintain(
     let mut report = Report { table: table.id().to_string(), ..Report::default() };
     report.score_before = Some(table.health(policy.layout).await?.score);
     rewrite(table, policy, budget, u64::MAX, &mut report).await?;
+    if policy.statistics {
+        report.columns_counted = table.count_distinct(budget).await?.unwrap_or(0);
+    }
     expire(table, policy, &mut report).await?;
     if orphans != OrphanFiles::Leave {
         let found = table.orphans(policy.orphan_age, Utc::now()).await?;

@@ -89,13 +89,25 @@ async fn answer(State(asked): State<Arc<Mutex<String>>>, request: Request) -> Re
 
 #[tokio::test]
 async fn nothing_is_said_of_encryption_unless_asked_for() {
-    let expected = expect![[r#""#]];
+    let expected = expect![[r#"
+        put
+        begin
+        part
+        end
+        get
+    "#]];
     Yes::asks(&[], expected).await;
 }
 
 #[tokio::test]
 async fn the_store_is_asked_to_encrypt_with_its_own_key() {
-    let expected = expect![[r#""#]];
+    let expected = expect![[r#"
+        put =aws:kms aws-kms-key-id=vault-key
+        begin =aws:kms aws-kms-key-id=vault-key
+        part
+        end
+        get
+    "#]];
     Yes::asks(&[("s3.sse.type", "s3")], expected).await;
 }
 

@@ -3,6 +3,7 @@
 //! A row's *ordinal* is its place in all files of the side put end to end, rows that are not looked
 //! at included: it leads back to a file and a position.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::execution::SendableRecordBatchStream;
@@ -154,6 +155,7 @@ pub(super) async fn batches(
         projection: None,
         limit: None,
         ordered: false,
+        distinct: HashMap::new(),
     };
     let plan = scan.plan(&session.state()).await?;
     Ok(plan.execute(0, session.task_ctx())?)

@@ -4,6 +4,7 @@
 //! plan ─▶ small files, files with many deleted rows ─▶ rewrite ─▶ one `replace` snapshot a group
 //!                                  many delete files ─▶ merge ───▶ one `replace` snapshot
 //!               snapshots that nobody needs any more ─▶ expire ──▶ files that only they had, deleted
+//!                    rows, when somebody asks for it ─▶ count ───▶ how many different values a column has
 //!                     files that no snapshot mentions ─▶ orphans ─▶ deleted, once they are old
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! given up: the table is then as it was. A crash at any point leaves files that no snapshot mentions.
 
 mod deletes;
+mod distinct;
 mod expire;
 mod health;
 mod orphans;

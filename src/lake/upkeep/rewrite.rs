@@ -163,7 +163,7 @@ impl LakeTable {
     /// Writes the rows that are left of the inputs.
     async fn write_anew(&self, rewrite: &Rewrite, budget: Budget) -> Result<Outputs> {
         let mut writer = self.rewriter(budget)?.with_file_bytes(rewrite.file_bytes);
-        let session = self.session(budget)?;
+        let session = self.session(budget, 1)?;
         let columns = self.columns_at(None)?;
         let order = if rewrite.sort { self.order(&columns.arrow) } else { None };
         let mut complete = true;
@@ -185,6 +185,7 @@ impl LakeTable {
                 projection: None,
                 limit: None,
                 ordered: false,
+                distinct: HashMap::new(),
             };
             let state = session.state();
             let mut plan = match is_v3(self.table.metadata()) {
@@ -215,8 +216,9 @@ impl LakeTable {
         Ok(outputs)
     }
 
-    fn session(&self, budget: Budget) -> Result<SessionContext> {
-        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
+    /// For reads of the table's own, so many at once.
+    pub(super) fn session(&self, budget: Budget, streams: usize) -> Result<SessionContext> {
+        let mut config = SessionConfig::new().with_target_partitions(streams).with_batch_size(BATCH_ROWS);
         config.options_mut().execution.parquet.schema_force_view_types = false;
         let runtime = budget.runtime().with_object_store_registry(self.stores.clone()).build_arc()?;
         Ok(SessionContext::new_with_config_rt(config, runtime))
