@@ -166,5 +166,12 @@ async fn a_table_of_version_3_made_by_duckdb_is_read_and_gone_on_with() {
         summary: BTreeMap::new(),
     };
     table.commit(change, budget()).await.unwrap();
-    expect![[r#""#]].assert_eq(&duckdb(&s3, &settings, ALL));
+    expect![[r#"
+        1|2024-01-01 00:00:00.123456789|ours|1.50|1
+        3|None|cc|None|42
+        10|2024-01-03 00:00:00.000000001|n10|10.00|42
+        11|2024-01-03 00:00:00.000000001|n11|11.00|42
+        12|2024-01-03 00:00:00.000000001|ours|12.00|1
+        99|None|late|1.00|7"#]]
+    .assert_eq(&duckdb(&s3, &settings, ALL));
 }

@@ -102,8 +102,8 @@ async fn nothing_is_said_of_encryption_unless_asked_for() {
 #[tokio::test]
 async fn the_store_is_asked_to_encrypt_with_its_own_key() {
     let expected = expect![[r#"
-        put =aws:kms aws-kms-key-id=vault-key
-        begin =aws:kms aws-kms-key-id=vault-key
+        put =AES256
+        begin =AES256
         part
         end
         get
@@ -113,9 +113,21 @@ async fn the_store_is_asked_to_encrypt_with_its_own_key() {
 
 #[tokio::test]
 async fn the_store_is_asked_to_encrypt_with_a_key_of_its_vault() {
-    let expected = expect![[r#""#]];
+    let expected = expect![[r#"
+        put =aws:kms aws-kms-key-id=vault-key
+        begin =aws:kms aws-kms-key-id=vault-key
+        part
+        end
+        get
+    "#]];
     Yes::asks(&[("s3.sse.type", "kms"), ("s3.sse.key", "vault-key")], expected).await;
-    let expected = expect![[r#""#]];
+    let expected = expect![[r#"
+        put =aws:kms:dsse aws-kms-key-id=vault-key
+        begin =aws:kms:dsse aws-kms-key-id=vault-key
+        part
+        end
+        get
+    "#]];
     Yes::asks(&[("s3.sse.type", "dsse-kms"), ("s3.sse.key", "vault-key")], expected).await;
 }
 
@@ -123,7 +135,13 @@ async fn the_store_is_asked_to_encrypt_with_a_key_of_its_vault() {
 #[tokio::test]
 async fn our_own_key_goes_with_every_request() {
     let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-    let expected = expect![[r#""#]];
+    let expected = expect![[r#"
+        put customer-algorithm=AES256 customer-key=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= customer-key-md5=hRasmdxgYDKV3nvbahU1MA==
+        begin customer-algorithm=AES256 customer-key=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= customer-key-md5=hRasmdxgYDKV3nvbahU1MA==
+        part customer-algorithm=AES256 customer-key=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= customer-key-md5=hRasmdxgYDKV3nvbahU1MA==
+        end
+        get customer-algorithm=AES256 customer-key=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= customer-key-md5=hRasmdxgYDKV3nvbahU1MA==
+    "#]];
     Yes::asks(&[("s3.sse.type", "custom"), ("s3.sse.key", key)], expected).await;
 }
 
