@@ -3,7 +3,7 @@
 //! A row group is encoded in memory, then handed to the upload as it is, without a copy. The file
 //! carries Iceberg's field ids, zstd, page indexes, and bloom filters where the table wants them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -22,8 +22,8 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor, Type as ParquetType, TypePtr};
 use tokio::io::AsyncWriteExt;
 
-use super::bounds;
 use super::storage::{Stores, file_error, store_error};
+use super::{bounds, wide};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows of a row group, at most: readers plan by row groups, and page indexes grow with them.
@@ -46,9 +46,22 @@ pub(super) struct Layout {
     arrow: SchemaRef,
     parquet: SchemaDescriptor,
     properties: WriterProperties,
+    /// Columns without statistics.
+    wide: BTreeSet<usize>,
 }
 
 impl Layout {
+    /// Whether some column has values so large that a row group of few rows is large, however well they are
+    /// compressed.
+    pub(super) fn is_wide(&self) -> bool {
+        !self.wide.is_empty()
+    }
+
+    /// Whether files of this layout can take a batch: one with larger values needs another.
+    pub(super) fn takes(&self, batch: &RecordBatch) -> bool {
+        wide::columns(batch).is_subset(&self.wide)
+    }
+
     /// Decides encodings by the first batch. `bloom` names the key columns: they get a bloom filter, and
     /// small pages if they are numbers.
     pub(super) fn new(
@@ -64,9 +77,13 @@ impl Layout {
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_created_by(concat!("frazil ", env!("CARGO_PKG_VERSION")).to_owned());
-        for (field, column) in arrow.fields().iter().zip(first.columns()) {
+        let wide = wide::columns(first);
+        for (at, (field, column)) in arrow.fields().iter().zip(first.columns()).enumerate() {
             let path = ColumnPath::new(vec![field.name().clone()]);
-            if is_near_unique(column) {
+            if wide.contains(&at) {
+                properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
+            }
+            if wide.contains(&at) || is_near_unique(column) {
                 properties = properties.set_column_dictionary_enabled(path.clone(), false);
             }
             // The filter is made for a full row group and folded to what the rows need when it ends.
@@ -81,7 +98,7 @@ impl Layout {
                 properties = properties.set_column_data_page_size_limit(path, KEY_PAGE_BYTES);
             }
         }
-        Ok(Self { schema, arrow, parquet, properties: properties.build() })
+        Ok(Self { schema, arrow, parquet, properties: properties.build(), wide })
     }
 }
 

@@ -56,6 +56,7 @@ mod storage;
 mod tests;
 mod theta;
 mod upkeep;
+mod wide;
 mod write;
 
 use std::collections::BTreeMap;

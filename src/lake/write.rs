@@ -127,6 +127,10 @@ impl TableWriter {
     async fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let batch = self.conform.apply(batch)?;
         self.batches += 1;
+        if self.layout.as_ref().is_some_and(|layout| !layout.takes(&batch)) {
+            self.close_all().await?;
+            self.layout = None;
+        }
         if self.layout.is_none() {
             let schema = self.table.table.metadata().current_schema().clone();
             self.layout = Some(Arc::new(Layout::new(schema, batch.schema(), &self.bloom, &batch)?));
@@ -164,7 +168,11 @@ impl TableWriter {
             }
         }
         let open = self.open.get_mut(&partition).expect("just opened");
-        if open.file.row_group_bytes() >= self.row_group_bytes {
+        // Whoever reads a wide column holds what a row group has of it, unpacked.
+        let is_wide = self.layout.as_ref().is_some_and(|layout| layout.is_wide());
+        if open.file.row_group_bytes() >= self.row_group_bytes
+            || is_wide && batch.get_array_memory_size() >= self.row_group_bytes
+        {
             open.file.flush().await?;
         }
         if open.file.bytes() >= self.file_bytes {
@@ -234,15 +242,21 @@ impl TableWriter {
 
     /// Completes the files. Dropping a writer instead leaves at most orphans.
     pub async fn finish(mut self) -> Result<Vec<WrittenFile>> {
+        if let Err(error) = self.close_all().await {
+            discard(&self.table.stores, &self.written).await;
+            return Err(error.with("table", self.table.id()));
+        }
+        Ok(std::mem::take(&mut self.written))
+    }
+
+    /// Completes the open files, the one that was written to last at the end.
+    async fn close_all(&mut self) -> Result<()> {
         let mut partitions: Vec<_> = self.open.iter().map(|(key, open)| (open.used, key.clone())).collect();
         partitions.sort_by_key(|(used, _)| *used);
         for (_, partition) in partitions {
-            if let Err(error) = self.close(&partition).await {
-                discard(&self.table.stores, &self.written).await;
-                return Err(error.with("table", self.table.id()));
-            }
+            self.close(&partition).await?;
         }
-        Ok(std::mem::take(&mut self.written))
+        Ok(())
     }
 }
 

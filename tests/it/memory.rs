@@ -55,6 +55,30 @@ async fn a_change_of_most_of_a_large_table_stays_within_the_budget() {
     }
 }
 
+/// A value has to be held whole, in several forms at once: as it comes, as a column, as a page. That is
+/// some of them at a time, and never all.
+#[tokio::test]
+async fn large_values_are_held_one_by_one() {
+    const VALUES: u64 = 12;
+    const VALUE: u64 = 32 << 10;
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "large").await;
+    source
+        .run(&format!(
+            "create table pictures (id int primary key, picture bytea, updated_at timestamptz default now());
+             alter table pictures alter picture set storage external;
+             insert into pictures select i, decode(repeat(md5(i::text), {}), 'hex') from generate_series(1, {VALUES}) i",
+            VALUE * 1024 / 16
+        ))
+        .await;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &["public.pictures: { cursor: updated_at }"]);
+    let extract = peak(&pipeline, &["sync"]).await;
+    let load = peak(&pipeline, &["load"]).await;
+    eprintln!("kB of memory: extract {extract}, load {load}");
+    assert_same(&source, &target, "select id, length(picture), md5(picture) from pictures").await;
+    assert!(extract < 8 * VALUE + CEILING, "{extract} kB of memory for values of {VALUE} kB");
+}
+
 #[tokio::test]
 async fn a_whole_read_whose_fingerprints_do_not_fit_stays_within_the_budget() {
     let Some(pg) = fixture::postgres().await else { return };

@@ -8,3 +8,4 @@ mod tls;
 
 pub(crate) use connect::{Session, connect};
 pub(crate) use error::{lost, translate};
+pub(crate) use tap::Block;

@@ -10,6 +10,9 @@
 //! that costs more than decoding the row. The tap reads into one large buffer and, while it is
 //! switched on, hands on whole runs of messages as they lie there. It knows of the protocol only that
 //! a message is a tag and a length. Whoever does not take blocks stops the reading, and so the server.
+//!
+//! What waits is counted in bytes. A row that is larger than all that may wait travels alone: it is not
+//! even read before the decoder has let go of those before it.
 
 use std::io;
 use std::pin::Pin;
@@ -19,12 +22,16 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::channel::mpsc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
+use tokio_util::sync::PollSemaphore;
 
 /// A read asks for this much: the largest block, and what a run of rows costs in memory.
 pub(super) const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks that wait for the decoder: enough that neither side waits for the other's scheduling.
 const BLOCKS_WAITING: usize = 4;
+/// Bytes that wait for the decoder or are in its hands.
+const ROOM_BYTES: usize = BLOCKS_WAITING * BLOCK_BYTES;
 /// Tag and length.
 const HEADER: usize = 5;
 /// No message of ours is longer; a longer one means that we lost our place.
@@ -34,21 +41,49 @@ const COPY_DATA: u8 = b'd';
 const COPY_DONE: u8 = b'c';
 const ERROR: u8 = b'E';
 
+/// Whole CopyData messages with their headers. The room that they take is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Where rows go.
+struct Rows {
+    blocks: mpsc::Sender<Block>,
+    room: PollSemaphore,
+    /// Room that the row under way has already.
+    granted: Option<OwnedSemaphorePermit>,
+}
+
 /// Switches the tap of a connection.
 #[derive(Clone, Default)]
-pub(crate) struct Switch(Arc<Mutex<Option<mpsc::Sender<Bytes>>>>);
+pub(crate) struct Switch(Arc<Mutex<Option<Rows>>>);
 
 impl Switch {
-    /// The rows of the next COPY come out here, as whole CopyData messages with their headers. The
-    /// channel ends with the COPY, however that ends.
-    pub(crate) fn open(&self) -> mpsc::Receiver<Bytes> {
-        let (sender, receiver) = mpsc::channel(BLOCKS_WAITING);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    /// The rows of the next COPY come out here. The channel ends with the COPY, however that ends.
+    pub(crate) fn open(&self) -> mpsc::Receiver<Block> {
+        let (blocks, receiver) = mpsc::channel(BLOCKS_WAITING);
+        let room = PollSemaphore::new(Arc::new(Semaphore::new(ROOM_BYTES)));
+        let rows = Rows { blocks, room, granted: None };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
         receiver
     }
 
-    fn take(&self) -> Option<mpsc::Sender<Bytes>> {
+    fn take(&self) -> Option<Rows> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Rows {
+    /// Waits until so many bytes have room: of more than there is at all, until nothing else waits.
+    fn poll_room(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<()>> {
+        if self.granted.is_none() {
+            let bytes = u32::try_from(bytes.min(ROOM_BYTES)).expect("the room is counted in 32 bits");
+            let granted = ready!(self.room.poll_acquire_many(cx, bytes));
+            self.granted = Some(granted.ok_or_else(|| io::Error::other("the room is closed"))?);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -60,7 +95,7 @@ pub(crate) struct Tap<S> {
     /// Bytes of the current message that the library still has to get.
     passing: usize,
     /// Where rows go, between the first row of a COPY and its end.
-    rows: Option<mpsc::Sender<Bytes>>,
+    rows: Option<Rows>,
     /// A run of messages that waits for room in the channel.
     run: Option<Bytes>,
 }
@@ -108,9 +143,11 @@ impl<S: AsyncRead + Unpin> Tap<S> {
         if self.run.is_some() {
             let gone = || io::Error::new(io::ErrorKind::ConnectionAborted, "nobody reads the rows any more");
             let rows = self.rows.as_mut().ok_or_else(gone)?;
-            ready!(rows.poll_ready(cx)).map_err(|_| gone())?;
-            if let Some(run) = self.run.take() {
-                rows.start_send(run).map_err(|_| gone())?;
+            ready!(rows.blocks.poll_ready(cx)).map_err(|_| gone())?;
+            let bytes = self.run.as_ref().map_or(0, Bytes::len);
+            ready!(rows.poll_room(cx, bytes))?;
+            if let (Some(bytes), Some(room)) = (self.run.take(), rows.granted.take()) {
+                rows.blocks.start_send(Block { bytes, _room: room }).map_err(|_| gone())?;
             }
         }
         Poll::Ready(Ok(()))
@@ -154,8 +191,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
                     this.run = Some(this.buffer.split_to(run).freeze());
                     continue;
                 }
-                // A row larger than the buffer: make room for all of it at once.
-                this.buffer.reserve(len.saturating_sub(this.buffer.len()));
+                // A row larger than the buffer: make room for all of it at once, and for a block behind it,
+                // or the last read would double all of it.
+                if len > ROOM_BYTES
+                    && let Some(rows) = &mut this.rows
+                {
+                    ready!(rows.poll_room(cx, len))?;
+                }
+                this.buffer.reserve(len.saturating_sub(this.buffer.len()) + BLOCK_BYTES);
             }
             if !ready!(this.poll_fill(cx))? {
                 return Poll::Ready(Ok(()));

@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::channel::mpsc;
 use tokio_postgres::CopyOutStream;
 
 use super::decode::{Codec, Decoder};
-use crate::clients::postgres::Session;
 use crate::clients::postgres::translate;
+use crate::clients::postgres::{Block, Session};
 use crate::connectors::sql::{self, Queue, lock};
 use crate::error::Result;
 use crate::source::{OutOfRange, RowStream};
@@ -70,9 +69,10 @@ struct Reader {
 
 /// A COPY under way.
 struct Copy {
-    blocks: mpsc::Receiver<Bytes>,
+    blocks: mpsc::Receiver<Block>,
     end: Pin<Box<CopyOutStream>>,
-    block: Bytes,
+    /// Let go as soon as all of it is decoded: a row may be as large as all that may wait.
+    block: Option<Block>,
     at: usize,
 }
 
@@ -91,15 +91,18 @@ impl Reader {
                 self.copy = Some(start(&self.session, &statement).await?);
                 continue;
             };
-            while copy.at < copy.block.len() {
-                let (used, batch) = self.decoder.feed(&copy.block[copy.at..])?;
+            while let Some(block) = &copy.block {
+                let (used, batch) = self.decoder.feed(&block.bytes[copy.at..])?;
                 copy.at += used;
+                if copy.at >= block.bytes.len() {
+                    copy.block = None;
+                }
                 if batch.is_some() {
                     return Ok(batch);
                 }
             }
             match copy.blocks.next().await {
-                Some(block) => (copy.block, copy.at) = (block, 0),
+                Some(block) => (copy.block, copy.at) = (Some(block), 0),
                 None => {
                     // The server's word on how the COPY ended comes behind the rows.
                     match copy.end.next().await {
@@ -120,5 +123,5 @@ async fn start(session: &Session, statement: &str) -> Result<Copy> {
     let blocks = session.switch().open();
     let statement = format!("COPY ({statement}) TO STDOUT (FORMAT binary)");
     let end = session.copy_out(&statement).await?;
-    Ok(Copy { blocks, end: Box::pin(end), block: Bytes::new(), at: 0 })
+    Ok(Copy { blocks, end: Box::pin(end), block: None, at: 0 })
 }
