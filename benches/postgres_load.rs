@@ -125,6 +125,7 @@ fn table(name: &str) -> TargetTable {
         schema: schema(),
         key: vec!["l_orderkey".into(), "l_linenumber".into()],
         deletes: Deletes::Hard,
+        versions: false,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,23 @@ pub struct TargetTable {
     pub key: Vec<String>,
     /// What happens to rows that were deleted in the lake.
     pub deletes: Deletes,
+    /// Whether each state of a row stays, with when it was valid: see [`Strategy::Versions`].
+    pub versions: bool,
+}
+
+/// When a version of a row became valid: the commit of the snapshot that brought it.
+pub const VALID_FROM: &str = "_valid_from";
+/// When it ended; NULL while it is valid.
+pub const VALID_TO: &str = "_valid_to";
+/// Whether it is the valid one of its key.
+pub const IS_CURRENT: &str = "_is_current";
+
+impl TargetTable {
+    /// What is unique in the target: the key, or a version of it.
+    pub fn stored_key(&self) -> Vec<String> {
+        let version = self.versions.then(|| VALID_FROM.to_owned());
+        self.key.iter().cloned().chain(version).collect()
+    }
 }
 
 /// Which state of the lake a target table shows.
@@ -90,6 +108,13 @@ pub enum Strategy {
     Append,
     /// Everything there is becomes what `changes` has; readers see the old rows until the new are complete.
     Replace,
+    /// By key as [`Merge`](Self::Merge), but a row that changes or goes stays as a version that ended.
+    Versions {
+        /// When the versions begin and end: the commit of the snapshot. Equal for whoever loads it.
+        at: DateTime<Utc>,
+        /// Whether `changes` is all that there is, so that other rows have gone.
+        whole: bool,
+    },
 }
 
 /// What happens in a target to rows that were deleted.

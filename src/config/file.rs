@@ -66,6 +66,7 @@ pub struct StreamEntry {
     pub target: Option<String>,
     /// How rows are kept. `merge`: one row a key, the current state (the default where the source has
     /// a primary key). `append`: every row that came. `replace`: everything anew each time.
+    /// `scd2`: as `merge`, and the target keeps every version of a row.
     pub mode: Option<ModeWord>,
     /// Key columns, if not the source's primary key.
     pub primary_key: Option<Names>,
@@ -408,7 +409,8 @@ from_text!(ModeWord, "a mode", |word| match word {
     "merge" | "upsert" | "incremental" => Ok(Mode::Merge),
     "append" => Ok(Mode::Append),
     "replace" | "full-refresh" | "full_refresh" => Ok(Mode::Replace),
-    _ => Err(unknown("mode", word, MODES, &["scd2", "snapshot"])),
+    "scd2" => Ok(Mode::Scd2),
+    _ => Err(unknown("mode", word, MODES, &["snapshot"])),
 });
 
 /// [`ChangeDetection`], with the words that later builds will know.
@@ -449,7 +451,7 @@ from_text!(FormatWord, "a format version", |word| {
 });
 
 const FORMATS: &[&str] = &["2", "3"];
-const MODES: &[&str] = &["merge", "append", "replace", "upsert", "incremental", "full-refresh"];
+const MODES: &[&str] = &["merge", "append", "replace", "scd2", "upsert", "incremental", "full-refresh"];
 const CHANGES: &[&str] =
     &["auto", "timestamp", "version", "id", "full", "rowversion", "tracking", "log", "temporal"];
 const SCHEMAS: &[&str] = &["evolve", "freeze", "discard_row", "discard_value"];

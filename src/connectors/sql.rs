@@ -16,6 +16,7 @@ mod names;
 mod position;
 mod reading;
 mod renames;
+mod versions;
 
 pub use loading::{DELETED_AT, History, check_changes, lake_ids, mark_deleted};
 pub use names::{missing_column, missing_table, named_for_change};
@@ -25,6 +26,7 @@ pub use reading::{
     Pool, Queue, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, lock, replaced_values,
 };
 pub use renames::Renames;
+pub use versions::{Ended, check_versions, keep_versions};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ReadRequest;

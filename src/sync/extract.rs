@@ -70,7 +70,7 @@ pub fn read_request(stream: &Stream, table: &TableDescription, budget: Budget) -
         table: table.id.clone(),
         columns: settings.columns.clone(),
         filter: settings.filter.clone(),
-        keyed: !key.is_empty() && settings.mode.is_none_or(|mode| mode == Mode::Merge),
+        keyed: !key.is_empty() && settings.mode.is_none_or(|mode| matches!(mode, Mode::Merge | Mode::Scd2)),
         key,
         change,
         cursor: settings.cursor.clone(),
@@ -105,8 +105,12 @@ fn key_of(stream: &Stream, table: &TableDescription) -> Result<Vec<String>> {
             .hint("set `primary_key` to columns of the table, and list them in `columns` too"));
         }
     }
-    if key.is_empty() && stream.settings.mode == Some(Mode::Merge) {
-        return Err(Error::new(ErrorKind::Config, "mode `merge` needs a key, and the table has none")
+    if key.is_empty()
+        && let Some(mode @ (Mode::Merge | Mode::Scd2)) = stream.settings.mode
+    {
+        let mode = if mode == Mode::Merge { "merge" } else { "scd2" };
+        let message = format!("mode `{mode}` needs a key, and the table has none");
+        return Err(Error::new(ErrorKind::Config, message)
             .with("table", &table.id)
             .hint("set `primary_key`, or `mode: append` with a `cursor`, or `mode: replace`"));
     }
@@ -116,7 +120,7 @@ fn key_of(stream: &Stream, table: &TableDescription) -> Result<Vec<String>> {
 /// How a stream keeps rows, once it is known how changes are found. What would double rows is refused.
 pub fn mode_of(stream: &Stream, key: &[String], change: ChangeDetection) -> Result<TableMode> {
     match stream.settings.mode {
-        Some(Mode::Merge) => Ok(TableMode::Merge),
+        Some(Mode::Merge | Mode::Scd2) => Ok(TableMode::Merge),
         Some(Mode::Replace) => Ok(TableMode::Replace),
         Some(Mode::Append) if change == ChangeDetection::Full => Err(Error::new(
             ErrorKind::Config,

@@ -16,14 +16,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
-use super::{Context, LoadReport, Progress, Stream, TargetRef};
+use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef};
 use crate::connectors;
 use crate::delta::{Op, SnapshotId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{DeltaExtent, LakeTable, TableMode};
 use crate::merge;
 use crate::table::OP_COLUMN;
-use crate::target::{Applied, Merge, Strategy, TargetTable};
+use crate::target::{Applied, Deletes, Merge, Strategy, TargetTable};
 
 /// Brings a stream's target table to the lake's current snapshot.
 pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) -> Result<LoadReport> {
@@ -78,12 +78,13 @@ async fn note(table: &mut LakeTable, target: &TargetRef, shows: SnapshotId) {
 
 /// The target table as a stream wants it, for lake rows of this schema and key.
 pub fn target_table(stream: &Stream, target: &TargetRef, schema: &SchemaRef, key: &[String]) -> TargetTable {
-    TargetTable {
-        id: target.table.clone(),
-        schema: schema.clone(),
-        key: key.to_vec(),
-        deletes: stream.settings.deletes,
-    }
+    let versions = stream.settings.mode == Some(Mode::Scd2);
+    let deletes = match stream.settings.deletes {
+        // A version that ended is a mark already.
+        Deletes::Soft if versions => Deletes::Hard,
+        deletes => deletes,
+    };
+    TargetTable { id: target.table.clone(), schema: schema.clone(), key: key.to_vec(), deletes, versions }
 }
 
 /// What has to happen to the target, as a stream of changes that is read while it is applied.
@@ -102,6 +103,13 @@ async fn change(
     let from = applied.filter(|_| !replaced && !another).map(|applied| applied.snapshot);
     let delta = table.delta(from, goal.snapshot).await?;
     let strategy = match table.mode() {
+        TableMode::Merge if wanted.versions => {
+            let snapshots = table.snapshots();
+            let goal = snapshots.iter().find(|snapshot| snapshot.id == goal.snapshot);
+            let at = goal.map(|snapshot| snapshot.committed_at);
+            let at = at.ok_or_else(|| Error::new(ErrorKind::Conflict, "the snapshot is gone already"))?;
+            Strategy::Versions { at, whole: another }
+        }
         _ if replaced || another => Strategy::Replace,
         TableMode::Append => Strategy::Append,
         _ => Strategy::Merge,

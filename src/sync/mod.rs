@@ -151,6 +151,8 @@ pub enum Mode {
     /// Everything anew each time, swapped in whole.
     #[serde(alias = "full_refresh", alias = "full-refresh")]
     Replace,
+    /// In the lake as `merge`; in the target every version of a row, with when it was valid.
+    Scd2,
 }
 
 /// Which halves of a pass to run.

@@ -101,10 +101,10 @@ fn a_wrong_configuration_ends_with_two() {
         &with("{ mode: log }"),
         &["check"],
         expect![[r#"
-        ! error: unknown mode `log` (key: streams.public.orders.mode, file: frazil.yaml:4:26)
-        !   hint: known: `merge`, `append`, `replace`, `upsert`, `incremental`, `full-refresh`
-        exit 2
-    "#]],
+            ! error: unknown mode `log` (key: streams.public.orders.mode, file: frazil.yaml:4:26)
+            !   hint: known: `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
+            exit 2
+        "#]],
     );
     check(
         &with("{ change: trigger }"),

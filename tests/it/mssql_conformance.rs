@@ -121,6 +121,7 @@ impl Place {
             .into(),
             key: vec!["id".into()],
             deletes,
+            versions: false,
         }
     }
 
@@ -209,6 +210,48 @@ async fn sqlserver_target_marks_replaces_and_appends() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlserver_target_keeps_every_version_of_a_row() {
+    for place in Place::all("keeps_versions") {
+        let table = TargetTable { versions: true, ..place.people(Deletes::Hard) };
+        let load = |to, second: i64, text| {
+            let at = chrono::DateTime::from_timestamp(1_763_722_800 + second, 0).unwrap();
+            place.load(&table, to, Strategy::Versions { at, whole: false }, rows(&table, text))
+        };
+        assert_eq!(load(1, 10, "u a ann\nu b bob").await.unwrap(), (2, 2, 0));
+        assert_eq!(load(2, 20, "u a anna\nd b\nu c\nd x").await.unwrap(), (4, 2, 1));
+        assert_eq!(load(3, 30, "u a anna\nu b bea").await.unwrap(), (2, 1, 0));
+        let versions = "SELECT t.[id], t.[name], CASE WHEN t.[_valid_to] IS NULL THEN N'open' ELSE N'ended' END, \
+             CASE WHEN t.[_is_current] = 1 THEN N'current' ELSE N'past' END FROM $.[people] AS t ORDER BY t.[id], t.[_valid_from]";
+        place
+            .check(
+                versions,
+                &expect![[r#"
+                    a|ann|ended|past
+                    a|anna|open|current
+                    b|bob|ended|past
+                    b|bea|open|current
+                    c|NULL|open|current"#]],
+            )
+            .await;
+        let error = load(3, 30, "u a again").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        // The lake went back: what is younger was never valid.
+        load(4, 20, "d b\nu a ann").await.unwrap();
+        place
+            .check(
+                versions,
+                &expect![[r#"
+                    a|ann|ended|past
+                    a|ann|open|current
+                    b|bob|ended|past
+                    c|NULL|open|current"#]],
+            )
+            .await;
+        place.end(&["people"]).await;
+    }
+}
+
 /// Values at their limits, as texts of the server's own making.
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlserver_target_keeps_every_digit() {
@@ -226,6 +269,7 @@ async fn sqlserver_target_keeps_every_digit() {
             .into(),
             key: vec!["id".into()],
             deletes: Deletes::Hard,
+            versions: false,
         };
         let most = 10_i128.pow(38) - 1;
         let columns: Vec<ArrayRef> = vec![

@@ -2,6 +2,7 @@
 //! what becomes of the position when something is gone, late or new. What the statements find is tried
 //! beside them, in `src/connectors/mssql/{capture,temporal}/tests.rs`.
 
+use frazil::ErrorKind;
 use frazil::connection::Connection;
 use frazil::connectors;
 use frazil::delta::Watermark;
@@ -9,7 +10,7 @@ use frazil::source::{ChangeDetection, Extent, ReadRequest, Severity};
 
 use crate::fixture::Pipeline;
 use crate::mssql_shop::{Fake, Shop, lsn, read, request, text};
-use crate::tds::{Trouble, Value, When};
+use crate::tds::{Trouble, Type, Value, When};
 
 /// People whose changes are captured from position 0x10 on, up to 0x20.
 fn captured() -> Shop {
@@ -210,6 +211,18 @@ async fn a_history_is_read_between_begins_and_one_that_forgot_starts_anew() {
     let pass = read(&url, after(ChangeDetection::Temporal, &Watermark::new(old))).await.unwrap();
     assert!(pass.plan.notes.join("\n").contains("retention"), "{:?}", pass.plan.notes);
     assert_eq!((pass.plan.extent, pass.plan.continues), (Extent::Whole, false));
+}
+
+/// A column that is added between the plan and the read: the pass begins anew, with it.
+#[tokio::test]
+async fn a_column_added_while_a_read_begins_is_not_left_out() {
+    let fake = Fake::new(Shop::people());
+    fake.change(|shop| shop.altered = Some(("age", "int", 4, 0, Type::Int)));
+    let error = read(&fake.server.url(), request(ChangeDetection::Full)).await.unwrap_err();
+    assert_eq!((error.message(), error.kind()), ("the table was altered just now", ErrorKind::Transient));
+    fake.change(|shop| shop.rows.iter_mut().for_each(|row| row.push(Value::Null)));
+    let next = read(&fake.server.url(), request(ChangeDetection::Full)).await.unwrap();
+    assert_eq!(next.rows, ["1 | ann | NULL", "2 | bob | NULL"]);
 }
 
 /// The whole way: change tables → lake → SQLite, with an update, a delete, and the same window again.

@@ -39,6 +39,8 @@ pub(crate) struct Shop {
     pub(crate) now: i64,
     /// Object and retention in days of the history of a system-versioned table.
     pub(crate) history: Option<(i64, i64)>,
+    /// A column that somebody adds when the next transaction begins.
+    pub(crate) altered: Option<(&'static str, &'static str, i64, i64, Type)>,
     /// What the data statement is refused with.
     pub(crate) refused: Option<ServerError>,
 }
@@ -99,6 +101,7 @@ impl Shop {
             newest: None,
             now: 0,
             history: None,
+            altered: None,
             refused: None,
         }
     }
@@ -113,7 +116,7 @@ impl Shop {
         shop
     }
 
-    fn answer(&self, request: &Request) -> Vec<Answer> {
+    fn answer(&mut self, request: &Request) -> Vec<Answer> {
         let sql = request.sql.as_str();
         let has = |part: &str| sql.contains(part);
         let name = || Type::NVarchar(Some(128));
@@ -206,7 +209,10 @@ impl Shop {
                 Some(error) => vec![Answer::Error(error.clone())],
                 None => self.data(&self.rows, None),
             },
-            _ if has("BEGIN TRANSACTION") => vec![Answer::Began],
+            _ if has("BEGIN TRANSACTION") => {
+                self.columns.extend(self.altered.take());
+                vec![Answer::Began]
+            }
             _ if has("COMMIT TRANSACTION") => vec![Answer::Committed],
             _ => Vec::new(),
         }

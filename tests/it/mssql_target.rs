@@ -42,6 +42,7 @@ fn table(name: &str, fields: Vec<Field>, key: &[&str], deletes: Deletes) -> Targ
         schema: Schema::new(fields).into(),
         key: key.iter().map(|name| (*name).to_owned()).collect(),
         deletes,
+        versions: false,
     }
 }
 

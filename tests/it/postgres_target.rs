@@ -43,6 +43,7 @@ fn people(deletes: Deletes) -> TargetTable {
         .into(),
         key: vec!["id".into()],
         deletes,
+        versions: false,
     }
 }
 
@@ -203,6 +204,7 @@ async fn values_that_are_equal_but_not_the_same_are_written() {
         .into(),
         key: vec!["id".into()],
         deletes: Deletes::Hard,
+        versions: false,
     };
     let batch = |values: [&str; 6]| {
         let n = |i: usize| -> ArrayRef {
@@ -376,6 +378,7 @@ async fn columns_of_the_users_own_are_respected() {
         .into(),
         key: vec!["Id".into()],
         deletes: Deletes::Hard,
+        versions: false,
     };
     target.prepare(&table).await.unwrap();
     let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value; 2])) };
@@ -740,6 +743,7 @@ async fn every_type_arrives_as_it_was() {
             .into(),
             key: vec!["id".into()],
             deletes: Deletes::Hard,
+            versions: false,
         };
         let ids: ArrayRef = Arc::new(Int32Array::from_iter_values(0..rows as i32));
         let batch = with_ops(&table, vec![ids, values], vec![0; rows].into());
@@ -798,6 +802,7 @@ async fn values_that_do_not_fit_are_refused_without_being_shown() {
             schema: Schema::new(vec![field("v", values.data_type().clone(), source_type)]).into(),
             key: vec![],
             deletes: Deletes::Hard,
+            versions: false,
         };
         target.prepare(&table).await.unwrap();
         let batch = with_ops(&table, vec![values], vec![0].into());
@@ -947,4 +952,76 @@ async fn who_holds_the_table_is_named() {
     let error = load(&*target, &table, 2, Strategy::Merge, "u 2 bob").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(format!("{error}").contains("(somebody), open since"), "{error}");
+}
+
+/// Versions begin and end with the commits of the snapshots.
+fn versions(second: i64) -> Strategy {
+    let at = chrono::DateTime::from_timestamp(1_763_722_800 + second, 0).unwrap();
+    Strategy::Versions { at, whole: false }
+}
+
+const VERSIONS: &str = "select id, name, to_char(_valid_from at time zone 'utc', 'SS'), \
+     to_char(_valid_to at time zone 'utc', 'SS'), _is_current from people order by id, _valid_from";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_of_a_row_stays() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let db = pg.database("versions").await;
+    let target = open(&db.url());
+    let table = TargetTable { versions: true, ..people(Deletes::Hard) };
+    let load = |to, second, text| load(&*target, &table, to, versions(second), text);
+
+    assert_eq!(shown(load(1, 10, "u 1 ann\nu 2 bob").await.unwrap()), (2, 2, 0));
+    // A change, a delete, a new row; one that is the same, and one that was never there.
+    let stats = load(2, 20, "u 1 anna\nd 2\nu 3\nd 9").await.unwrap();
+    assert_eq!(shown(stats), (4, 2, 1));
+    assert_eq!(shown(load(3, 30, "u 1 anna\nu 2 bea").await.unwrap()), (2, 1, 0));
+    let expected = [
+        "1 | ann | 10 | 20 | f",
+        "1 | anna | 20 | ∅ | t",
+        "2 | bob | 10 | 20 | f",
+        "2 | bea | 30 | ∅ | t",
+        "3 | ∅ | 20 | ∅ | t",
+    ]
+    .join("\n");
+    assert_eq!(db.text(VERSIONS).await, expected);
+    // The same load again finds that it was done, and changes nothing.
+    assert_eq!(load(3, 30, "u 1 anna\nu 2 bea").await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(db.text(VERSIONS).await, expected);
+    assert_eq!(target.plan(&table).await.unwrap(), Vec::<String>::new());
+
+    // The lake went back to its second state: what is younger was never valid.
+    load(4, 20, "d 2\nu 1 ann").await.unwrap();
+    check(
+        &db,
+        VERSIONS,
+        expect![[r#"
+            1 | ann | 10 | 20 | f
+            1 | ann | 20 | ∅ | t
+            2 | bob | 10 | 20 | f
+            3 | ∅ | 20 | ∅ | t"#]],
+    )
+    .await;
+    // All that there is, of another table in the lake.
+    let whole = match versions(40) {
+        Strategy::Versions { at, .. } => Strategy::Versions { at, whole: true },
+        other => other,
+    };
+    target.apply(merge(&table, Some(4), 5, whole, vec![Ok(rows("u 3\nu 5 eve"))])).await.unwrap();
+    check(&db, "select id, name from people where _is_current order by id", expect!["3 | ∅\n5 | eve"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_versions_does_not_become_one_with_them() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let db = pg.database("versions_refused").await;
+    let target = open(&db.url());
+    load(&*target, &people(Deletes::Hard), 1, Strategy::Merge, "u 1 ann").await.unwrap();
+    let table = TargetTable { versions: true, ..people(Deletes::Hard) };
+    let error = target.prepare(&table).await.unwrap_err();
+    assert_eq!(error.message(), "the target table is there and keeps no versions");
+    let kept = TargetTable { id: TableId::new("public", "kept"), ..table };
+    load(&*target, &kept, 1, versions(10), "u 1 ann").await.unwrap();
+    let error = target.prepare(&TargetTable { versions: false, ..kept }).await.unwrap_err();
+    assert!(error.message().contains("keeps versions"), "{error}");
 }

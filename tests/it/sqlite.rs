@@ -244,6 +244,7 @@ async fn every_type_travels_and_comes_back() {
         schema: read.schema.clone(),
         key: vec!["id".into()],
         deletes: Deletes::Hard,
+        versions: false,
     };
     let load = Load::new(&copy, table);
     load.apply(None, 1, read.batches.clone(), Strategy::Merge).await.unwrap();
@@ -712,7 +713,13 @@ fn changes(text: &str) -> RecordBatch {
 fn pairs(deletes: Deletes) -> TargetTable {
     let schema =
         Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("v", DataType::Utf8, true)]);
-    TargetTable { id: TableId::bare("pairs"), schema: Arc::new(schema), key: vec!["id".into()], deletes }
+    TargetTable {
+        id: TableId::bare("pairs"),
+        schema: Arc::new(schema),
+        key: vec!["id".into()],
+        deletes,
+        versions: false,
+    }
 }
 
 #[tokio::test]

@@ -27,10 +27,10 @@ fn what_is_wrong_says_where_and_what_was_meant() {
         "#]],
         ),
         (
-            "streams:\n  public.orders: { mode: scd2 }\n",
+            "streams:\n  public.orders: { mode: snapshot }\n",
             expect![[r#"
-            config: `mode: scd2` is not in this build yet (key: streams.public.orders.mode, file: frazil.yaml:2:26)
-              hint: this build knows `merge`, `append`, `replace`, `upsert`, `incremental`, `full-refresh`
+            config: `mode: snapshot` is not in this build yet (key: streams.public.orders.mode, file: frazil.yaml:2:26)
+              hint: this build knows `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
         "#]],
         ),
         (
@@ -267,7 +267,7 @@ fn secrets_stay_secret_whatever_is_wrong_around_them() {
             "defaults: { mode: \"${PASSWORD}\" }\n",
             expect![[r#"
             config: the variable holds something that does not fit here (key: defaults.mode, file: frazil.yaml:1:19)
-              hint: known: `merge`, `append`, `replace`, `upsert`, `incremental`, `full-refresh`
+              hint: known: `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
         "#]],
         ),
         (
@@ -294,7 +294,7 @@ fn secrets_stay_secret_whatever_is_wrong_around_them() {
             "defaults: { mode: 'postgres://sync:hunter2@db/shop' }\n",
             expect![[r#"
             config: unknown mode `…` (key: defaults.mode, file: frazil.yaml:1:19)
-              hint: known: `merge`, `append`, `replace`, `upsert`, `incremental`, `full-refresh`
+              hint: known: `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
         "#]],
         ),
         (

@@ -8,6 +8,8 @@
 //! A replacement is loaded as the difference to what is there: readers see the old rows until the
 //! commit and the new ones after it, and views, grants and foreign keys stay as they are.
 
+use chrono::{DateTime, Utc};
+
 use super::control;
 use super::encode::Output;
 use super::prepare;
@@ -15,7 +17,7 @@ use super::relation::{self, Relation};
 use super::stage::{self, Staged};
 use super::statements::{Statements, Way};
 use crate::clients::mssql::{Isolation, Session};
-use crate::connectors::sql::check_changes;
+use crate::connectors::sql::{Ended, check_changes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::TableId;
@@ -68,21 +70,20 @@ struct Load<'a> {
 impl Load<'_> {
     async fn apply(&mut self, strategy: Strategy, fresh: bool) -> Result<MergeStats> {
         let mut stats = MergeStats { staged: self.staged.rows, ..MergeStats::default() };
-        if self.staged.rows == 0 && strategy != Strategy::Replace {
+        let whole = matches!(strategy, Strategy::Replace | Strategy::Versions { whole: true, .. });
+        if self.staged.rows == 0 && !whole {
             return Ok(stats);
         }
         let identity = self.statements.identity_insert();
         if let Some([on, _]) = &identity {
             self.session.batch(on).await?;
         }
-        if fresh || strategy == Strategy::Append {
+        if let Strategy::Versions { at, whole } = strategy {
+            self.versions(&mut stats, at, whole).await?;
+        } else if fresh || strategy == Strategy::Append {
             stats.upserted = self.execute(&self.statements.insert(fresh)).await?;
         } else {
-            if self.staged.rows >= INDEX_FROM
-                && let Some(index) = self.statements.index_staging()
-            {
-                self.session.batch(&index).await?;
-            }
+            self.index().await?;
             if strategy == Strategy::Replace {
                 stats.deleted = self.execute(&self.statements.delete_others()).await?;
             }
@@ -92,6 +93,28 @@ impl Load<'_> {
             self.session.batch(off).await?;
         }
         Ok(stats)
+    }
+
+    async fn index(&mut self) -> Result<()> {
+        match self.statements.index_staging().filter(|_| self.staged.rows >= INDEX_FROM) {
+            Some(index) => self.session.batch(&index).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the versions of rows that go or change, and begins those that are new.
+    async fn versions(&mut self, stats: &mut MergeStats, at: DateTime<Utc>, whole: bool) -> Result<()> {
+        self.index().await?;
+        let deletes = self.statements.deletes != Deletes::Ignore;
+        for (which, wanted) in [(Ended::Others, whole), (Ended::Deleted, deletes), (Ended::Changed, true)] {
+            let statements = self.statements.end_versions(at, which).filter(|_| wanted);
+            for statement in statements.into_iter().flatten() {
+                let ended = self.execute(&statement).await?;
+                stats.deleted += if which == Ended::Changed { 0 } else { ended };
+            }
+        }
+        stats.upserted = self.execute(&self.statements.begin_versions(at)).await?;
+        Ok(())
     }
 
     async fn change(&mut self, stats: &mut MergeStats) -> Result<()> {

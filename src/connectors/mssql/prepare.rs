@@ -29,7 +29,7 @@ pub(super) async fn plan(session: &mut Session, id: &TableId, table: &TargetTabl
     if !relation::schema_exists(session, id).await? {
         statements.push(format!("CREATE SCHEMA {}", MSSQL.ident(id.schema_or("dbo"))));
         statements.push(control::create(id));
-        statements.push(create(id, &wanted, &table.key));
+        statements.push(create(id, &wanted, &table.stored_key()));
         return Ok(statements);
     }
     let has_control = relation::relation(session, &control::beside(id)).await?.is_some();
@@ -37,24 +37,25 @@ pub(super) async fn plan(session: &mut Session, id: &TableId, table: &TargetTabl
         statements.push(control::create(id));
     }
     let Some(mut relation) = relation::relation(session, id).await? else {
-        statements.push(create(id, &wanted, &table.key));
+        statements.push(create(id, &wanted, &table.stored_key()));
         return Ok(statements);
     };
     writable(id, &relation)?;
     let history = if has_control { control::history(session, id).await? } else { History::default() };
     statements.extend(renames(id, table, &history, &mut relation)?);
     let present: Vec<_> = relation.columns.iter().map(relation::Column::present).collect();
+    sql::check_versions(id, table, &present)?;
     let wanted = content(wanted, &present, history.ours);
     statements.extend(sql::reshape(&MSSQL, id, &wanted, &present, history.ours, fits)?);
     check_columns(id, table, &relation)?;
-    if !table.key.is_empty() && !relation.is_unique_by(&table.key) {
-        let statement = primary_key(id, &table.key);
+    if !table.key.is_empty() && !relation.is_unique_by(&table.stored_key()) {
+        let statement = primary_key(id, &table.stored_key());
         if history.ours || is_empty(session, id).await? {
             statements.push(statement);
         } else {
             return Err(Error::new(
                 ErrorKind::Schema,
-                format!("no unique index has exactly the key columns {}", MSSQL.list(&table.key)),
+                format!("no unique index has exactly the key columns {}", MSSQL.list(table.stored_key())),
             )
             .with("table", id)
             .hint(format!("run `{statement}`")));
@@ -99,6 +100,7 @@ pub(super) async fn is_empty(session: &mut Session, id: &TableId) -> Result<bool
 fn wanted(table: &TargetTable) -> Result<Vec<Wanted>> {
     let mut wanted = shape::wanted(table)?;
     sql::mark_deleted(&mut wanted, table, "datetime2(7)")?;
+    sql::keep_versions(&mut wanted, table, "datetime2(7)", "bit")?;
     Ok(wanted)
 }
 

@@ -53,7 +53,8 @@ pub(super) fn declaration(wanted: &Wanted, key: &[String]) -> String {
 
 /// The bytes that each text and binary column of the key may have.
 fn longest_key_part(table: &TargetTable) -> Result<u32> {
-    let (mut fixed, mut open) = (0, 0);
+    // The moment from which a version is valid is part of the key.
+    let (mut fixed, mut open) = (if table.versions { 8 } else { 0 }, 0);
     for field in table.schema.fields().iter().filter(|field| table.key.contains(field.name())) {
         match Kind::parse(&type_of(field, Some(2))?).and_then(Kind::key_bytes) {
             Some(bytes) => fixed += bytes,
@@ -166,6 +167,7 @@ mod tests {
 
     fn types(fields: Vec<Field>, key: &[&str]) -> String {
         let table = TargetTable {
+            versions: false,
             id: TableId::bare("t"),
             schema: Arc::new(Schema::new(fields)),
             key: key.iter().map(|name| (*name).to_owned()).collect(),

@@ -17,6 +17,8 @@ use crate::connectors::sql::{DELETED_AT, MSSQL};
 use crate::table::TableId;
 use crate::target::Deletes;
 
+mod versions;
+
 /// The staging table. Private to the session, gone with it.
 pub(super) const STAGING: &str = "[#frazil_staging]";
 
@@ -311,6 +313,7 @@ mod tests {
 
     use super::super::encode::carry;
     use super::*;
+    use crate::connectors::sql::Ended;
 
     fn statements(deletes: Deletes) -> Statements {
         use arrow::datatypes::{DataType as D, TimeUnit};
@@ -341,6 +344,28 @@ mod tests {
 
     /// What the independent parser of the T-SQL dialect accepts, as text. It knows no hints on the table
     /// that a statement changes, and no clustered indexes.
+    #[test]
+    fn versions() {
+        let at = chrono::DateTime::from_timestamp_millis(1_763_722_800_123).unwrap();
+        let all = statements(Deletes::Hard);
+        let mut text = String::new();
+        for which in [Ended::Others, Ended::Deleted, Ended::Changed] {
+            text += &all.end_versions(at, which).unwrap().map(|statement| statement + "\n").concat();
+        }
+        text += &all.begin_versions(at);
+        for statement in text.lines() {
+            Parser::parse_sql(&MsSqlDialect {}, statement).unwrap();
+        }
+        expect![[r#"
+            DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[_is_current] = 1 AND t.[_valid_from] >= CAST('2025-11-21T11:00:00.123000' AS datetime2(7)) AND NOT EXISTS (SELECT 1 FROM [#frazil_staging] AS s WHERE t.[Id] = s.[c0])
+            UPDATE t SET [_valid_to] = CAST('2025-11-21T11:00:00.123000' AS datetime2(7)), [_is_current] = 0 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[_is_current] = 1 AND NOT EXISTS (SELECT 1 FROM [#frazil_staging] AS s WHERE t.[Id] = s.[c0])
+            DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND t.[_valid_from] >= CAST('2025-11-21T11:00:00.123000' AS datetime2(7)) AND s.[op] = 1
+            UPDATE t SET [_valid_to] = CAST('2025-11-21T11:00:00.123000' AS datetime2(7)), [_is_current] = 0 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND s.[op] = 1
+            DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND t.[_valid_from] >= CAST('2025-11-21T11:00:00.123000' AS datetime2(7)) AND s.[op] = 0 AND EXISTS (SELECT s.[c1] COLLATE Latin1_General_100_BIN2, DATALENGTH(s.[c1]), CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], DATALENGTH(s.[c4]) EXCEPT SELECT t.[na]]me] COLLATE Latin1_General_100_BIN2, DATALENGTH(t.[na]]me]), t.[price], t.[day], t.[data], DATALENGTH(t.[data]))
+            UPDATE t SET [_valid_to] = CAST('2025-11-21T11:00:00.123000' AS datetime2(7)), [_is_current] = 0 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND s.[op] = 0 AND EXISTS (SELECT s.[c1] COLLATE Latin1_General_100_BIN2, DATALENGTH(s.[c1]), CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], DATALENGTH(s.[c4]) EXCEPT SELECT t.[na]]me] COLLATE Latin1_General_100_BIN2, DATALENGTH(t.[na]]me]), t.[price], t.[day], t.[data], DATALENGTH(t.[data]))
+            INSERT INTO [Sales].[order] ([Id], [na]]me], [price], [day], [data], [_valid_from], [_valid_to], [_is_current]) SELECT s.[c0], s.[c1], CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], COALESCE((SELECT MAX(t.[_valid_to]) FROM [Sales].[order] AS t WHERE t.[Id] = s.[c0] AND t.[_valid_to] > CAST('2025-11-21T11:00:00.123000' AS datetime2(7))), CAST('2025-11-21T11:00:00.123000' AS datetime2(7))), NULL, 1 FROM [#frazil_staging] AS s WHERE s.[op] = 0 AND NOT EXISTS (SELECT 1 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[Id] = s.[c0] AND t.[_is_current] = 1) ORDER BY s.[c0]"#]].assert_eq(&text);
+    }
+
     fn check(text: &str, expected: Expect) {
         let known = ["WITH (HOLDLOCK) ", "WITH (TABLOCK) ", "CLUSTERED "]
             .iter()

@@ -10,6 +10,7 @@
 //! commit and the new ones after it, never none, and views, grants and foreign keys stay as they are.
 
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use futures::{SinkExt, StreamExt};
 use tokio_postgres::{Client, CopyInSink};
 
@@ -19,11 +20,11 @@ use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER};
 use super::prepare::{self, is_empty};
 use super::statements::Statements;
 use crate::clients::postgres::translate;
-use crate::connectors::sql::check_changes;
+use crate::connectors::sql::{Ended, check_changes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::TableId;
-use crate::target::{Merge, MergeStats, Strategy};
+use crate::target::{Deletes, Merge, MergeStats, Strategy};
 
 /// The planner is led to look rows up by key while a change is below this part of the table; above, it
 /// pays to read the table once. Measured: see `benches/README.md`.
@@ -54,11 +55,16 @@ pub(super) async fn run(client: &Client, id: &TableId, merge: Merge) -> Result<M
         Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
     })?;
     let (outputs, statements) = columns(id, &merge, &relation)?;
-    let key_is_there = merge.table.key.is_empty() || relation.is_unique_by(&merge.table.key);
+    let key_is_there = merge.table.key.is_empty() || relation.is_unique_by(&merge.table.stored_key());
     let fresh = is_empty(client, id).await?;
     let (stream, schema) = (merge.stream.clone(), merge.table.schema.clone());
     let load = Load { client, id, merge, relation, outputs, statements };
-    let stats = if fresh { load.fill(key_is_there).await? } else { load.change().await? };
+    let stats = match load.merge.strategy {
+        // Versions have columns of their own, which no copy fills.
+        Strategy::Versions { .. } => load.change(key_is_there).await?,
+        _ if fresh => load.fill(key_is_there).await?,
+        _ => load.change(key_is_there).await?,
+    };
 
     faults::point(faults::IN_LOAD_TRANSACTION)?;
     control::note(client, &stream, id, stats.staged, &schema).await?;
@@ -78,15 +84,38 @@ impl Load<'_> {
     /// Into a table without rows: nothing to look up, and the key comes last.
     async fn fill(mut self, key_is_there: bool) -> Result<MergeStats> {
         let stats = self.add().await?;
-        if !key_is_there {
+        self.add_key(key_is_there).await?;
+        Ok(stats)
+    }
+
+    async fn add_key(&mut self, is_there: bool) -> Result<()> {
+        if !is_there {
             self.client.batch_execute(&format!("SET LOCAL maintenance_work_mem = '{INDEX_MEMORY}'")).await?;
-            self.execute(&prepare::key_statement(self.id, &self.merge.table.key, &self.relation)).await?;
+            let key = self.merge.table.stored_key();
+            self.execute(&prepare::key_statement(self.id, &key, &self.relation)).await?;
         }
+        Ok(())
+    }
+
+    /// Ends the versions of rows that go or change, and begins those that are new.
+    async fn versions(mut self, at: DateTime<Utc>, whole: bool, key_is_there: bool) -> Result<MergeStats> {
+        let mut stats = MergeStats { staged: self.stage().await?, ..MergeStats::default() };
+        self.lead_planner(stats.staged).await?;
+        let deletes = self.statements.deletes != Deletes::Ignore;
+        for (which, wanted) in [(Ended::Others, whole), (Ended::Deleted, deletes), (Ended::Changed, true)] {
+            let statements = self.statements.end_versions(at, which).filter(|_| wanted);
+            for statement in statements.into_iter().flatten() {
+                let ended = self.execute(&statement).await?;
+                stats.deleted += if which == Ended::Changed { 0 } else { ended };
+            }
+        }
+        stats.upserted = self.execute(&self.statements.begin_versions(at)).await?;
+        self.add_key(key_is_there).await?;
         Ok(stats)
     }
 
     /// Into a table with rows.
-    async fn change(mut self) -> Result<MergeStats> {
+    async fn change(mut self, key_is_there: bool) -> Result<MergeStats> {
         let mut stats = MergeStats::default();
         match self.merge.strategy {
             Strategy::Append => stats = self.add().await?,
@@ -108,6 +137,7 @@ impl Load<'_> {
                 }
                 stats.upserted = self.execute(&self.statements.upsert()).await?;
             }
+            Strategy::Versions { at, whole } => return self.versions(at, whole, key_is_there).await,
         }
         Ok(stats)
     }

@@ -38,7 +38,7 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
         preparation.now.push(create_schema(client, id).await?);
         preparation.now.push(control::create(id));
         preparation.now.push(sql::create_table(&POSTGRES, id, &wanted, &[]));
-        preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.key));
+        preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.stored_key()));
         return Ok(preparation);
     }
     let has_control = catalog::relation(client, &control::beside(id)).await?.is_some();
@@ -47,19 +47,20 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
     }
     let Some(mut relation) = catalog::relation(client, id).await? else {
         preparation.now.push(sql::create_table(&POSTGRES, id, &wanted, &[]));
-        preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.key));
+        preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.stored_key()));
         return Ok(preparation);
     };
     writable(id, &relation)?;
     let history = if has_control { control::history(client, id).await? } else { History::default() };
     preparation.now.extend(renames(id, table, &history, &mut relation)?);
     let present: Vec<_> = relation.columns.iter().map(catalog::Column::present).collect();
+    sql::check_versions(id, table, &present)?;
     preparation.now.extend(sql::reshape(&POSTGRES, id, &wanted, &present, history.ours, shape::fits)?);
     check_identities(id, table, &relation)?;
 
-    if !table.key.is_empty() && !relation.is_unique_by(&table.key) {
+    if !table.key.is_empty() && !relation.is_unique_by(&table.stored_key()) {
         let empty = is_empty(client, id).await?;
-        let statement = key_statement(id, &table.key, &relation);
+        let statement = key_statement(id, &table.stored_key(), &relation);
         if empty {
             preparation.with_first_load = Some(statement);
         } else if history.ours {
@@ -67,7 +68,7 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
         } else {
             return Err(Error::new(
                 ErrorKind::Schema,
-                format!("no unique index has exactly the key columns {}", POSTGRES.list(&table.key)),
+                format!("no unique index has exactly the key columns {}", POSTGRES.list(table.stored_key())),
             )
             .with("table", id)
             .hint(format!("run `{statement}`")));
@@ -117,6 +118,7 @@ async fn wanted(client: &Client, table: &TargetTable) -> Result<Vec<Wanted>> {
             .with("column", missing));
     }
     sql::mark_deleted(&mut wanted, table, "timestamp with time zone")?;
+    sql::keep_versions(&mut wanted, table, "timestamp with time zone", "boolean")?;
     Ok(wanted)
 }
 

@@ -17,6 +17,8 @@ use crate::connectors::sql::{DELETED_AT, POSTGRES};
 use crate::table::TableId;
 use crate::target::Deletes;
 
+mod versions;
+
 /// The staging table. Temporary: private to the session, not logged, gone with the transaction.
 pub(super) const STAGING: &str = "pg_temp.frazil_staging";
 
@@ -89,25 +91,11 @@ impl Statements {
         let table = quoted(&self.table);
         let key = POSTGRES.list(&self.key);
         let mut sets = Vec::new();
-        let mut same = Vec::new();
-        let (mut old_images, mut new_images) = (Vec::new(), Vec::new());
         for column in self.columns.iter().filter(|column| !column.key) {
             let name = POSTGRES.ident(&column.name);
             sets.push(format!("{name} = excluded.{name}"));
-            if column.equality_is_identity {
-                same.push(format!("t.{name} IS DISTINCT FROM excluded.{name}"));
-            } else {
-                old_images.push(format!("t.{name}"));
-                new_images.push(format!("excluded.{name}"));
-            }
         }
-        if !old_images.is_empty() {
-            same.push(format!(
-                "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record",
-                old_images.join(", "),
-                new_images.join(", ")
-            ));
-        }
+        let mut same = self.differences(|_, name| format!("excluded.{name}"));
         if self.deletes == Deletes::Soft {
             let name = POSTGRES.ident(DELETED_AT);
             sets.push(format!("{name} = NULL"));
@@ -120,6 +108,31 @@ impl Statements {
         };
         let insert = self.insert_select().replacen(&table, &format!("{table} AS t"), 1);
         format!("{insert} FROM {STAGING} AS s WHERE s.op = 0 ON CONFLICT ({key}) {action}")
+    }
+
+    /// Conditions of which one holds where something differs. `new` names the new value of a column, by its
+    /// place and its quoted name.
+    fn differences(&self, new: impl Fn(usize, &str) -> String) -> Vec<String> {
+        let mut differ = Vec::new();
+        let (mut old_images, mut new_images) = (Vec::new(), Vec::new());
+        for (index, column) in self.columns.iter().enumerate().filter(|(_, column)| !column.key) {
+            let name = POSTGRES.ident(&column.name);
+            let new = new(index, &name);
+            if column.equality_is_identity {
+                differ.push(format!("t.{name} IS DISTINCT FROM {new}"));
+            } else {
+                old_images.push(format!("t.{name}"));
+                new_images.push(new);
+            }
+        }
+        if !old_images.is_empty() {
+            differ.push(format!(
+                "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record",
+                old_images.join(", "),
+                new_images.join(", ")
+            ));
+        }
+        differ
     }
 
     /// Rows staged as deletes, deleted or marked; `None` when they stay.

@@ -55,6 +55,9 @@ pub(super) fn statements(file: &File, database: &Database, table: &TargetTable) 
             Error::new(ErrorKind::Config, "this name is taken by our own records").with("table", &table.id)
         );
     }
+    if table.versions {
+        return Err(no_versions().with("table", &table.id));
+    }
     let wanted = wanted(table).map_err(|error| error.with("table", &table.id))?;
     let id = TableId::bare(&name);
     SQLITE.check_names(&id, wanted.iter().map(|column| column.name.as_str()))?;
@@ -257,4 +260,10 @@ fn has_key(database: &Database, table: &str, key: &[String]) -> rusqlite::Result
         }
     }
     Ok(false)
+}
+
+/// SQLite targets show the current state only.
+pub(super) fn no_versions() -> Error {
+    Error::new(ErrorKind::Unsupported, "`mode: scd2` is not for SQLite targets")
+        .hint("load into Postgres or SQL Server, or use `mode: merge`")
 }

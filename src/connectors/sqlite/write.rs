@@ -5,7 +5,7 @@ use arrow::datatypes::{FieldRef, Int8Type};
 use rusqlite::{Connection as Database, Statement};
 
 use super::encode::Cells;
-use super::shape;
+use super::shape::{self, no_versions};
 use crate::clients::sqlite::File;
 use crate::connectors::sql::{DELETED_AT, SQLITE};
 use crate::delta::Op;
@@ -61,6 +61,7 @@ impl<'a> Writer<'a> {
         let upsert = match strategy {
             Strategy::Merge => upsert_sql(&name, &fields, &table.key, table.deletes),
             Strategy::Append | Strategy::Replace => insert_sql(&name, &fields),
+            Strategy::Versions { .. } => return Err(no_versions().with("table", &table.id)),
         };
         let delete = match (strategy, table.deletes) {
             (Strategy::Merge, Deletes::Hard | Deletes::Soft) => {
