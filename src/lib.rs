@@ -16,6 +16,7 @@ pub mod error;
 pub mod faults;
 pub mod history;
 pub mod http;
+pub mod journal;
 pub mod lake;
 pub mod maintain;
 pub mod memory;

@@ -12,6 +12,7 @@ use super::compare::CompareArgs;
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
 use super::serve_args::{JobsCommand, ServeArgs};
+use super::state_args::{JournalArgs, StateCommand};
 use crate::config::{
     ChangeWord, ModeWord, Names, Overrides, SchemaWord, Selection, Size, Span, StreamEntry, units,
 };
@@ -135,17 +136,12 @@ pub(super) enum Command {
     /// Positions in the sources, as the lake holds them
     #[command(subcommand)]
     State(StateCommand),
+    /// Who changed state by hand: positions set, tables rolled back, streams paused
+    Journal(JournalArgs),
     /// Print the JSON Schema of the configuration
     Schema,
     /// See it work: a shop, a lake and a warehouse in one directory, without any server
     Demo(DemoArgs),
-}
-
-/// Positions in the sources.
-#[derive(Debug, Subcommand)]
-pub(super) enum StateCommand {
-    /// Print each stream's position
-    Show(StreamsArgs),
 }
 
 /// Which streams, and what is said of them outside of the file.
@@ -299,6 +295,10 @@ pub(super) struct HowArgs {
     /// Run again and again, with at least this much from start to start: 30s
     #[arg(long, value_name = "TIME", value_parser = duration, env = "FRAZIL_EVERY")]
     pub every: Option<Duration>,
+    /// Read everything again, beside what there is: the lake commits what differs, once it is whole, and
+    /// targets are loaded anew
+    #[arg(long, conflicts_with = "every")]
+    pub full_refresh: bool,
     /// Try again what fails for a passing reason, for so long in each pass: 5m
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration, env = "FRAZIL_RETRY_FOR")]
     pub retry_for: Duration,
@@ -467,7 +467,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn since(text: &str) -> Result<DateTime<Utc>, String> {
     units::moment(text, Utc::now()).map_err(|problem| problem.replacen('\n', ": ", 1))
 }
 

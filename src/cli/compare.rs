@@ -57,6 +57,7 @@ pub(super) async fn compare(global: &Global, args: &CompareArgs) -> Result<Exit>
         budget: args.streams.engine.budget()?,
         maintenance: *config.maintenance(),
         retry_for: std::time::Duration::ZERO,
+        full_refresh: false,
         run: uuid::Uuid::new_v4(),
     };
     let options = Options { settle: args.settle, repair: args.repair };

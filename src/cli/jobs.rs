@@ -8,6 +8,7 @@ use super::serve_args::JobsCommand;
 use crate::control::{Control, Server, Wish};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
+use crate::journal::{Deed, Journal};
 
 /// A server says something every second or two; one that was silent for longer is gone.
 const SILENCE: TimeDelta = TimeDelta::seconds(15);
@@ -28,9 +29,11 @@ pub(super) fn jobs(global: &Global, command: &JobsCommand) -> Result<Exit> {
         JobsCommand::Resume(args) => (Wish::Resume, args),
         JobsCommand::Trigger(args) => (Wish::Trigger, args),
     };
+    let mut journal = Journal::open(&super::journal::place(global))?;
     for stream in &args.streams {
         let known = server.states.iter().map(|state| state.stream.as_str());
         control.ask(wish, stream, known, Utc::now())?;
+        journal.note(&Deed::now(wish.name(), stream))?;
         output::line(format!("asked to {} {stream}", wish.name()))?;
     }
     if Utc::now() - server.seen_at > SILENCE {

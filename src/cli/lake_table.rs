@@ -12,6 +12,7 @@ use crate::config::units::{self, show_count};
 use crate::config::{self, Config, Overrides};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Deed, Journal};
 use crate::lake::{Lake, LakeTable, RefInfo, SnapshotInfo};
 use crate::query::AsOf;
 use crate::table::TableId;
@@ -124,7 +125,9 @@ pub(super) async fn rollback(global: &Global, args: &RollbackArgs) -> Result<Exi
     let before = table.current().ok_or_else(|| no_snapshot(&table))?;
     let to = args.to.parse::<AsOf>()?.resolve(&table)?;
     if !args.dry_run && to != before {
+        let mut journal = Journal::open(&super::journal::place(global))?;
         table.roll_back(to).await.map_err(|error| error.with("table", table.id()))?;
+        journal.note(&Deed::now("rollback", table.id().to_string()).moved(Some(before), Some(to)))?;
     }
     let position = match args.dry_run {
         true => table

@@ -13,6 +13,7 @@ mod init;
 mod inspect;
 mod interrupt;
 mod jobs;
+mod journal;
 mod lake_args;
 mod lake_table;
 mod maintain;
@@ -26,6 +27,8 @@ mod serve;
 mod serve_args;
 mod setup;
 mod shell;
+mod state;
+mod state_args;
 mod status;
 
 use std::process::ExitCode;
@@ -35,7 +38,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Legs;
-use args::{Cli, Command, StateCommand};
+use args::{Cli, Command};
 use output::Exit;
 
 /// Does what the command line says.
@@ -82,7 +85,8 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Status(args) if args.health => maintain::health(&global, &args.streams).await,
         Command::Status(args) => status::status(&global, &args.streams).await,
         Command::Maintain(args) => maintain::maintain(&global, &args).await,
-        Command::State(StateCommand::Show(args)) => status::state(&global, &args).await,
+        Command::State(command) => state::state(&global, &command).await,
+        Command::Journal(args) => journal::journal(&global, &args),
         Command::Snapshots(args) => lake_table::snapshots(&global, &args).await,
         Command::Tag(args) => lake_table::tag(&global, &args).await,
         Command::Rollback(args) => lake_table::rollback(&global, &args).await,

@@ -15,6 +15,7 @@ use super::progress::Bar;
 use super::setup::{Setup, history, setup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
+use crate::journal::Deed;
 use crate::lake::Lake;
 use crate::sync::{self, Context, Legs, Progress, Stream, StreamReport, Verdict};
 
@@ -69,8 +70,15 @@ async fn once(
         lake: Lake::open(config.lake()).await?,
         maintenance: *config.maintenance(),
         retry_for: args.how.retry_for,
+        full_refresh: args.how.full_refresh,
         run: Uuid::new_v4(),
     };
+    if args.how.full_refresh {
+        let mut journal = super::state::journal(&config)?;
+        for stream in &streams {
+            journal.note(&Deed::now("full_refresh", &stream.name))?;
+        }
+    }
     let width = streams.iter().map(|stream| stream.name.chars().count()).max().unwrap_or_default();
     let wanted = streams.len();
     let parallel = args.streams.engine.parallel;

@@ -97,6 +97,7 @@ impl Plan {
             maintenance: *config.maintenance(),
             // Between its passes the stream gives its place to others.
             retry_for: Duration::ZERO,
+            full_refresh: false,
             run: Uuid::new_v4(),
         };
         let streams = resolved.streams.into_iter().map(|stream| (stream.name.clone(), stream)).collect();

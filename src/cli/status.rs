@@ -1,5 +1,4 @@
-//! `status` and `state show`: where everything is, from the lake and the targets
-//! themselves.
+//! `status`: where everything is, from the lake and the targets themselves.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -146,36 +145,6 @@ fn row(status: &StreamStatus) -> Vec<String> {
 }
 
 /// A watermark is JSON by convention; what is not stays text.
-fn decoded(watermark: &str) -> serde_json::Value {
+pub(super) fn decoded(watermark: &str) -> serde_json::Value {
     serde_json::from_str(watermark).unwrap_or_else(|_| watermark.into())
-}
-
-/// Prints each stream's position, decoded.
-pub(super) async fn state(global: &Global, args: &StreamsArgs) -> Result<Exit> {
-    let Setup { config, streams } = setup(global, args).await?;
-    let lake = Lake::open(config.lake()).await?;
-    for stream in &streams {
-        let table = lake.table(&stream.lake_table).await?;
-        let position = table.as_ref().map(LakeTable::position).transpose()?.flatten();
-        let watermark = position.as_ref().map(|position| decoded(position.watermark.as_str()));
-        if global.output == Output::Json {
-            output::json(&serde_json::json!({
-                "stream": stream.name,
-                "lake_table": stream.lake_table.to_string(),
-                "snapshot": table.as_ref().and_then(LakeTable::current),
-                "unfinished": position.as_ref().is_some_and(|position| position.unfinished),
-                "position": watermark,
-            }))?;
-            continue;
-        }
-        let unfinished = position.as_ref().is_some_and(|position| position.unfinished);
-        let note = if unfinished { "  (a first read is under way)" } else { "" };
-        output::line(format!("{}{note}", stream.name))?;
-        let text = match watermark {
-            Some(watermark) => serde_json::to_string_pretty(&watermark).expect("JSON is JSON"),
-            None => "no position: the next run reads everything".to_owned(),
-        };
-        output::line(format!("  {}", text.replace('\n', "\n  ")))?;
-    }
-    Ok(Exit::Done)
 }

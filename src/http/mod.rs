@@ -33,6 +33,7 @@ use crate::config::units;
 use crate::control::{Control, Wish};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::{Filter, History};
+use crate::journal::{Deed, Journal};
 use crate::schedule::StreamState;
 use crate::sync::{ErrorReport, StreamReport, Verdict};
 pub use access::Access;
@@ -159,7 +160,9 @@ async fn wish(State(desk): State<Desk>, Path((name, wish)): Path<(String, String
     let asked = name.clone();
     let outcome = blocking(move || {
         let control = Control::open(&desk.control)?;
-        control.ask(wish, &asked, known.iter().map(String::as_str), Utc::now())
+        let mut journal = Journal::open(&Journal::place(&desk.history))?;
+        control.ask(wish, &asked, known.iter().map(String::as_str), Utc::now())?;
+        journal.note(&Deed::by("http", wish.name(), asked))
     });
     match outcome.await {
         Ok(()) => {

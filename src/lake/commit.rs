@@ -115,6 +115,11 @@ impl LakeTable {
         }
     }
 
+    /// The position that covered the table at a snapshot.
+    pub fn position_at(&self, at: SnapshotId) -> Option<Watermark> {
+        self.ancestors(at).find_map(|snapshot| watermark_of(snapshot))
+    }
+
     /// What the current snapshot changed.
     pub fn row_counts(&self) -> RowCounts {
         let Some(snapshot) = self.table.metadata().current_snapshot() else { return RowCounts::default() };

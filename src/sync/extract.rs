@@ -180,7 +180,9 @@ impl<'a> Pass<'a> {
         let mut request = read_request(stream, description, context.budget)?;
         let existing = context.lake.table(&stream.lake_table).await?;
         let position = existing.as_ref().map(LakeTable::position).transpose()?.flatten();
-        request.from = position.as_ref().map(|position| position.watermark.clone());
+        // A first read that is under way reads everything anyhow.
+        let anew = context.full_refresh && position.as_ref().is_none_or(|position| !position.unfinished);
+        request.from = position.as_ref().filter(|_| !anew).map(|position| position.watermark.clone());
 
         let key = request.key.clone();
         let reading = source.open(request).await?;

@@ -47,14 +47,15 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     let applied = target.applied(&stream.name, &to.table).await?;
     report.from = applied.map(|applied| applied.snapshot);
     report.to = Some(snapshot);
-    if applied == Some(goal) && !table.evolved_since(snapshot) {
+    let shown = applied == Some(goal) && !context.full_refresh;
+    if shown && !table.evolved_since(snapshot) {
         note(&mut table, to, snapshot).await;
         return Ok(report);
     }
 
     let wanted = target_table(stream, to, &table.columns(), &table.key());
     target.prepare(&wanted).await?;
-    if applied == Some(goal) {
+    if shown {
         return Ok(report);
     }
     let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
@@ -97,7 +98,7 @@ async fn change(
     goal: Applied,
     progress: &Arc<Progress>,
 ) -> Result<Merge> {
-    let replaced = table.mode() == TableMode::Replace;
+    let replaced = table.mode() == TableMode::Replace || context.full_refresh;
     // A lake table that was dropped and made anew shares no history with what the target shows.
     let another = applied.is_some_and(|applied| applied.lake_table != goal.lake_table);
     let from = applied.filter(|_| !replaced && !another).map(|applied| applied.snapshot);

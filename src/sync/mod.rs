@@ -19,6 +19,7 @@ mod load;
 mod report;
 mod retry;
 mod stamp;
+mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,6 +44,7 @@ pub use extract::{extract, lake_table_plan, mode_of, read_request};
 pub use load::{load, target_table};
 pub use report::{ErrorReport, ExtractReport, LoadReport, StreamReport, Verdict};
 use retry::Tries;
+pub use state::{Moved, set_position, verify};
 
 /// One stream, resolved: every setting has its final value.
 #[derive(Debug, Clone)]
@@ -175,6 +177,8 @@ pub struct Context {
     pub budget: Budget,
     /// How lake tables are kept in shape.
     pub maintenance: maintain::Policy,
+    /// Whether everything is read and loaded anew, whatever is there.
+    pub full_refresh: bool,
     /// How long each pass tries again what fails for a passing reason.
     pub retry_for: Duration,
     /// Which run this is, for summaries and history.

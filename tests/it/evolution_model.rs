@@ -162,6 +162,7 @@ impl World {
             budget: budget(),
             maintenance,
             retry_for: Default::default(),
+            full_refresh: false,
             run: uuid::Uuid::new_v4(),
         };
         let columns = vec![Column { id: 2, name: "a".into(), kind: Kind::Int }];

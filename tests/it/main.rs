@@ -51,6 +51,7 @@ mod serve_workers;
 mod servers;
 mod shapes;
 mod sqlite;
+mod state;
 mod statistics;
 mod store_options;
 mod sync;

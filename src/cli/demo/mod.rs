@@ -209,6 +209,7 @@ async fn passes(
         budget,
         maintenance: Default::default(),
         retry_for: Default::default(),
+        full_refresh: false,
         run: Uuid::new_v4(),
     };
     let mut reports = Vec::with_capacity(streams.len());

@@ -1,0 +1,62 @@
+//! The arguments of `frazil state` and `frazil journal`.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+
+use super::args::{StreamsArgs, since};
+
+/// Positions in the sources.
+#[derive(Debug, Subcommand)]
+pub(super) enum StateCommand {
+    /// Print each stream's position
+    Show(StreamsArgs),
+    /// How each stream came to its position, by the lake's snapshots
+    History(StreamsArgs),
+    /// Ask source, lake and target whether each stream can go on from where it is
+    Verify(StreamsArgs),
+    /// Set a stream's position, by a commit that moves nothing else; `frazil rollback` takes it back
+    Set(SetArgs),
+    /// Print all positions as JSON, one a line, for `import`
+    Export(StreamsArgs),
+    /// Set the positions that `export` printed
+    Import(ImportArgs),
+}
+
+/// Which position to set.
+#[derive(Debug, Args)]
+pub(super) struct SetArgs {
+    /// The stream, by name
+    pub stream: String,
+    /// The position, as `frazil state show --output json` prints it
+    #[arg(required_unless_present = "as_of")]
+    pub position: Option<String>,
+    /// The position that it had then: a snapshot's id, a time, or a tag. Rows stay as they are
+    #[arg(long, value_name = "WHEN", conflicts_with = "position")]
+    pub as_of: Option<String>,
+    /// Which streams there are.
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+}
+
+/// Where positions come from.
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// What `export` printed; `-` is stdin
+    pub file: PathBuf,
+    /// Which streams there are.
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+}
+
+/// Which deeds to list.
+#[derive(Debug, Args)]
+pub(super) struct JournalArgs {
+    /// Only those since then: a time, or how long ago: 24h
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
+    /// How many, at most
+    #[arg(long, short = 'n', default_value_t = 20, env = "FRAZIL_LIMIT")]
+    pub limit: usize,
+}

@@ -1,0 +1,155 @@
+//! Positions in people's hands: their past, whether a stream can go on from them, setting them, carrying
+//! them away and back; reading everything again; and who did what. SQLite on both ends.
+
+use serde_json::Value;
+
+use crate::fixture::Pipeline;
+
+/// A shop with two snapshots: two rows, then one changed and one new.
+fn shop(stream: &str) -> (Pipeline, rusqlite::Connection) {
+    let pipeline = Pipeline::new("sqlite:shop.db", "sqlite:dwh.db", &[stream]);
+    let db = rusqlite::Connection::open(pipeline.folder().join("shop.db")).unwrap();
+    db.execute_batch(
+        "create table orders (id integer primary key, customer text not null, v integer not null);
+         insert into orders values (1, 'ann', 1), (2, 'bob', 2);",
+    )
+    .unwrap();
+    pipeline.ok(&["run"]);
+    db.execute_batch(
+        "update orders set customer = 'anna', v = 3 where id = 1; insert into orders values (3, 'cy', 4)",
+    )
+    .unwrap();
+    pipeline.ok(&["run"]);
+    (pipeline, db)
+}
+
+const BY_VERSION: &str = "main.orders: { change: version, cursor: v }";
+
+fn json(pipeline: &Pipeline, arguments: &[&str]) -> Vec<Value> {
+    let text = pipeline.ok(&[arguments, &["--output", "json"]].concat()).stdout;
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn extracted(pipeline: &Pipeline, arguments: &[&str]) -> u64 {
+    json(pipeline, arguments)[0]["extract"]["rows"].as_u64().unwrap()
+}
+
+/// Customers in the target, in key order.
+fn target(pipeline: &Pipeline) -> Vec<String> {
+    let dwh = rusqlite::Connection::open(pipeline.folder().join("dwh.db")).unwrap();
+    let mut rows = dwh.prepare("select customer from orders order by id").unwrap();
+    rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_position_has_a_past_and_can_be_set_back() {
+    let (pipeline, _db) = shop(BY_VERSION);
+    let past = json(&pipeline, &["state", "history"]);
+    assert_eq!(past.len(), 2, "{past:?}");
+    assert_eq!(past[0]["from"], past[1]["to"]);
+    assert_eq!(past[1]["from"], Value::Null);
+
+    // Rows since then are read again, and change nothing.
+    let first = past[1]["snapshot"].to_string();
+    pipeline.ok(&["state", "set", "main.orders", "--as-of", &first]);
+    let past = json(&pipeline, &["state", "history"]);
+    assert_eq!((past.len(), &past[0]["to"]), (3, &past[2]["to"]));
+    assert!(past[0]["set_by"].is_string(), "{past:?}");
+    assert_eq!(extracted(&pipeline, &["run"]), 2);
+    assert_eq!(target(&pipeline), ["anna", "bob", "cy"]);
+
+    let deeds = json(&pipeline, &["journal"]);
+    assert_eq!((&deeds[0]["deed"], &deeds[0]["subject"]), (&"set".into(), &"main.orders".into()));
+    assert_ne!(deeds[0]["from"], deeds[0]["to"]);
+}
+
+#[test]
+fn positions_are_carried_away_and_back() {
+    let (pipeline, db) = shop(BY_VERSION);
+    let file = pipeline.folder().join("positions");
+    let exported = pipeline.ok(&["state", "export"]).stdout;
+    std::fs::write(&file, &exported).unwrap();
+    let again = pipeline.ok(&["state", "import", file.to_str().unwrap()]).stdout;
+    assert!(again.contains("is there already"), "{again}");
+    db.execute_batch("insert into orders values (4, 'di', 5)").unwrap();
+    pipeline.ok(&["run"]);
+    pipeline.ok(&["state", "import", file.to_str().unwrap()]);
+    let watermark = |text: &str| serde_json::from_str::<Value>(text).unwrap()["watermark"].clone();
+    assert_eq!(watermark(&pipeline.ok(&["state", "export"]).stdout), watermark(&exported));
+    assert_eq!(extracted(&pipeline, &["run"]), 1);
+    assert_eq!(target(&pipeline), ["anna", "bob", "cy", "di"]);
+}
+
+#[test]
+fn a_position_that_makes_no_sense_is_refused() {
+    let (pipeline, _db) = shop(BY_VERSION);
+    let before = pipeline.ok(&["state", "export"]).stdout;
+    for (arguments, message) in [
+        (["main.orders", "{"], "the position is not JSON"),
+        (["main.orders", "{\"strange\": 1}"], "position"),
+        (["main.order", "{}"], "did you mean `main.orders`?"),
+    ] {
+        let ran = pipeline.run(&[&["state", "set"], &arguments[..]].concat());
+        assert_ne!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(message), "{arguments:?}: {ran:?}");
+    }
+    assert_eq!(pipeline.ok(&["state", "export"]).stdout, before);
+    assert!(json(&pipeline, &["journal"]).is_empty());
+    let (whole, _db) = shop("main.orders: { change: full }");
+    let ran = whole.run(&["state", "set", "main.orders", "{}"]);
+    assert!(ran.stderr.contains("read whole in every pass"), "{ran:?}");
+}
+
+#[test]
+fn a_stream_that_cannot_go_on_is_found() {
+    let (pipeline, _db) = shop(BY_VERSION);
+    let good = json(&pipeline, &["state", "verify"]);
+    assert_eq!(good[0]["findings"], Value::Array(Vec::new()), "{good:?}");
+
+    let first = json(&pipeline, &["state", "history"])[1]["snapshot"].to_string();
+    pipeline.ok(&["rollback", "main.orders", "--to", &first]);
+    let ran = pipeline.run(&["state", "verify"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stdout.contains("was rolled back from"), "{ran:?}");
+    let deeds = json(&pipeline, &["journal"]);
+    assert_eq!((&deeds[0]["deed"], &deeds[0]["to"]), (&"rollback".into(), &Value::String(first)));
+    pipeline.ok(&["load"]);
+    pipeline.ok(&["state", "verify"]);
+
+    std::fs::rename(pipeline.folder().join("shop.db"), pipeline.folder().join("gone.db")).unwrap();
+    let ran = pipeline.run(&["state", "verify", "--output", "json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+}
+
+#[test]
+fn everything_is_read_again_and_only_what_differs_is_committed() {
+    let (pipeline, db) = shop(BY_VERSION);
+    // A change that no cursor shows, and somebody's hand in the target.
+    db.execute_batch("update orders set customer = 'bobby' where id = 2; delete from orders where id = 3")
+        .unwrap();
+    let dwh = rusqlite::Connection::open(pipeline.folder().join("dwh.db")).unwrap();
+    dwh.execute_batch("update orders set customer = 'nobody' where id = 1").unwrap();
+    pipeline.ok(&["run"]);
+    assert_eq!(target(&pipeline), ["nobody", "bob", "cy"], "no pass can see it");
+
+    let report = &json(&pipeline, &["run", "--full-refresh"])[0];
+    let extract = &report["extract"];
+    assert_eq!((&extract["rows"], &extract["deleted"]), (&1.into(), &1.into()), "{report}");
+    assert_eq!(target(&pipeline), ["anna", "bobby"]);
+    // It goes on by the cursor as before.
+    db.execute_batch("insert into orders values (4, 'di', 9)").unwrap();
+    assert_eq!(extracted(&pipeline, &["run"]), 1);
+    assert_eq!(target(&pipeline), ["anna", "bobby", "di"]);
+    let deeds = json(&pipeline, &["journal"]);
+    assert_eq!(deeds[0]["deed"], "full_refresh");
+}
+
+#[test]
+fn an_append_table_is_not_doubled_by_reading_it_again() {
+    let (pipeline, _db) = shop("main.orders: { change: version, cursor: v, mode: append }");
+    let before = target(&pipeline).len();
+    let ran = pipeline.run(&["run", "--full-refresh"]);
+    assert_ne!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("would double the rows"), "{ran:?}");
+    assert_eq!(target(&pipeline).len(), before);
+}
