@@ -27,8 +27,9 @@ use crate::table::TableKind;
 
 /// Ranges of `ctid` are scanned, not filtered, since Postgres 14.
 const RANGE_SCAN_VERSION: u32 = 140_000;
-/// Rows of a batch of a change: one batch is encoded while the server looks for the rows of the next.
-const WINDOW_BATCH_ROWS: usize = 16_384;
+/// Rows of a batch of a change: one batch is encoded while the server looks for the rows of the next, and
+/// of the last one all waits. Fewer would say too little about a column's values.
+const WINDOW_BATCH_ROWS: usize = 8_192;
 /// Rows beyond the horizon are counted up to this number.
 const COUNT_LIMIT: i64 = 1000;
 /// Why an unfinished first read does not go on.
