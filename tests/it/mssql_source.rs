@@ -183,6 +183,23 @@ async fn a_statement_that_takes_too_long_is_given_up() {
     assert_eq!(error.kind(), ErrorKind::Transient);
 }
 
+/// What answers here keeps all rows: it is the statements that count.
+#[tokio::test]
+async fn a_condition_may_end_in_a_comment() {
+    let fake = Fake::new(Shop::people());
+    let large = "[id] > 1 -- the large ones";
+    let mut asked = request(ChangeDetection::Full);
+    asked.filter = Some(large.to_owned());
+    let pass = read(&fake.server.url(), asked).await.unwrap();
+    assert!(pass.plan.statement.contains(large));
+    let log = fake.server.log();
+    let with: Vec<_> = log.iter().filter(|sql| sql.contains(large)).collect();
+    assert!(!with.is_empty(), "{log:?}");
+    for sql in with {
+        assert!(sql.split(large).skip(1).all(|rest| rest.starts_with("\n)")), "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn row_versions_go_on_below_the_smallest_in_use() {
     let mut shop = Shop::people();

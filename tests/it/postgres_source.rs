@@ -743,6 +743,32 @@ async fn a_position_that_means_nothing_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_condition_may_end_in_a_comment() {
+    let (_pg, db) = database!("comment");
+    db.run(
+        "create table orders (id int primary key, total int, updated_at timestamptz not null default now())",
+    )
+    .await;
+    db.run("insert into orders values (1, 5), (2, 1), (3, 9); create view chosen as select * from orders")
+        .await;
+    let large = "total > 3 -- the large ones";
+    let ids = |pass: &Pass| -> Vec<String> {
+        pass.rows.iter().map(|row| row.split(' ').next().unwrap().to_owned()).collect()
+    };
+    for table in ["orders", "chosen"] {
+        for change in [ChangeDetection::Full, ChangeDetection::Timestamp] {
+            let asked = ReadRequest { filter: Some(large.to_owned()), change, ..request(table) };
+            let first = pass(&db, asked.clone()).await.unwrap();
+            assert_eq!(ids(&first), ["1", "3"], "{table} {change:?}");
+            let next = pass(&db, after(&asked, &first)).await.unwrap();
+            assert!(!ids(&next).contains(&"2".to_owned()), "{table} {change:?}");
+        }
+    }
+    let source = connectors::source(&Connection::parse("shop", &db.url()).unwrap()).unwrap();
+    assert_eq!(source.count(&"orders".parse().unwrap(), Some(large)).await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said() {
     let (pg, db) = database!("wrong");
     db.run("create table orders (id int primary key, updated_at timestamptz, n point)").await;

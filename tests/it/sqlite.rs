@@ -191,6 +191,26 @@ async fn tables_are_described_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_condition_may_end_in_a_comment() {
+    let shop = Shop::new(
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, total INT, modified_at TIMESTAMP NOT NULL);
+         INSERT INTO orders VALUES (1, 5, '2024-01-01 00:00:00'), (2, 1, '2024-01-02 00:00:00'), (3, 9, '2024-01-03 00:00:00');",
+    );
+    let large = "total > 3 -- the large ones";
+    let ids = |read: &Read| -> Vec<String> {
+        read.rows().lines().map(|row| row.split(' ').next().unwrap().to_owned()).collect()
+    };
+    for change in [ChangeDetection::Full, ChangeDetection::Timestamp, ChangeDetection::Id] {
+        let asked = ReadRequest { filter: Some(large.to_owned()), change, ..request("orders") };
+        let first = shop.read(asked.clone()).await.unwrap();
+        assert_eq!(ids(&first), ["1", "3"], "{change:?}");
+        let next = shop.read(ReadRequest { from: first.end(), ..asked }).await.unwrap();
+        assert!(!ids(&next).contains(&"2".to_owned()), "{change:?}");
+    }
+    assert_eq!(shop.source().count(&TableId::bare("orders"), Some(large)).await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn a_wrong_name_is_met_with_the_right_one() {
     let shop = Shop::new("CREATE TABLE orders (id INTEGER PRIMARY KEY, modified_at TIMESTAMP);");
     let table = shop.source().table(&TableId::bare("order")).await.unwrap_err();

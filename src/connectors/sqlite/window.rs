@@ -139,7 +139,8 @@ impl Resolved {
         }
         conditions.extend(range.map(str::to_owned));
         if let Some(filter) = &request.filter {
-            conditions.push(format!("({filter})"));
+            // A line of its own: the condition may end in a comment.
+            conditions.push(format!("({filter}\n)"));
         }
         let condition = if conditions.is_empty() {
             String::new()
