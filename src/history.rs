@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
@@ -116,6 +117,7 @@ impl History {
             }
             let db = Connection::open(path)?;
             db.busy_timeout(PATIENCE)?;
+            spare_the_disk(&db)?;
             db.execute_batch(TABLES)?;
             Ok(db)
         };
@@ -237,6 +239,14 @@ impl History {
         };
         read().map_err(foreign)
     }
+}
+
+/// Notes go to a log that is synced now and then: a power cut may take the last of them, and never harms
+/// the file. Where the file system cannot do that, each note is synced.
+fn spare_the_disk(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    db.pragma_update(None, "synchronous", "normal")?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
 fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
