@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema};
 use futures::{StreamExt, TryStreamExt};
 use iceberg::spec::{DataContentType, DataFileFormat, PrimitiveLiteral};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::{PARQUET_FIELD_ID_META_KEY, ProjectionMask};
 use parquet::file::metadata::RowGroupMetaData;
@@ -149,8 +151,10 @@ async fn read_list(
 ) -> Result<HashMap<String, RoaringTreemap>> {
     let damaged = |error| parquet_error(file.path(), error);
     let (store, path) = stores.resolve(file.path())?;
-    let reader = ParquetObjectReader::new(store, path).with_file_size(file.file.file_size_in_bytes());
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(damaged)?;
+    let mut reader = ParquetObjectReader::new(store, path).with_file_size(file.file.file_size_in_bytes());
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
+    let metadata = with_short_paths(metadata.map_err(damaged)?);
+    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
     let (path_at, pos_at) = columns(builder.schema()).ok_or_else(|| {
         Error::new(ErrorKind::Corrupt, "a delete file lacks its columns").with("file", file.path())
     })?;
@@ -171,6 +175,21 @@ async fn read_list(
         collect(&batch, path_at, pos_at, wanted, &mut positions)?;
     }
     Ok(positions)
+}
+
+/// Takes paths as they lie in the file, each once and a number for each row, where that works: written out
+/// they are a hundred times as long as the positions.
+fn with_short_paths(metadata: ArrowReaderMetadata) -> ArrowReaderMetadata {
+    let schema = metadata.schema();
+    let Some((path_at, _)) = columns(schema) else { return metadata };
+    let short = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let fields = schema.fields().iter().enumerate().map(|(at, field)| match at == path_at {
+        true => Arc::new(field.as_ref().clone().with_data_type(short.clone())),
+        false => field.clone(),
+    });
+    let schema = Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).unwrap_or(metadata)
 }
 
 /// The places of the path and the position column: by field id, else by name.
@@ -203,19 +222,27 @@ fn collect(
     wanted: Option<&BTreeSet<&str>>,
     all: &mut HashMap<String, RoaringTreemap>,
 ) -> Result<()> {
-    let paths = cast(batch.column(path_at), &DataType::Utf8)?;
-    let paths = paths.as_string::<i32>();
+    let short = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let paths = cast(batch.column(path_at), &short)?;
+    let paths = paths.as_dictionary::<Int32Type>();
+    let texts = paths.values().as_string::<i32>();
+    let numbers = paths.keys().values();
     let positions = batch.column(pos_at).as_primitive::<Int64Type>();
     if paths.null_count() + positions.null_count() > 0 {
         return Err(Error::new(ErrorKind::Corrupt, "a delete file has NULL in place of a path or position"));
     }
     let mut start = 0;
     while start < paths.len() {
-        let path = paths.value(start);
-        let end = (start..paths.len()).find(|&row| paths.value(row) != path).unwrap_or(paths.len());
+        let number = numbers[start];
+        let path = texts.value(number as usize);
+        let end = (start..paths.len()).find(|&row| numbers[row] != number).unwrap_or(paths.len());
         if wanted.is_none_or(|wanted| wanted.contains(path)) {
-            let run = &positions.values()[start..end];
-            all.entry(path.to_owned()).or_default().extend(run.iter().map(|&position| position as u64));
+            let run = positions.values()[start..end].iter().map(|&position| position as u64);
+            let so_far = all.entry(path.to_owned()).or_default();
+            // In order, as the specification asks, they only have to be put behind the others.
+            if so_far.append(run.clone()).is_err() {
+                so_far.extend(run);
+            }
         }
         start = end;
     }

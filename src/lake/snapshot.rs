@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, ManifestContentType, ManifestEntryRef, ManifestFile,
     ManifestListWriter, ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, Summary,
@@ -33,6 +34,9 @@ const MANIFESTS: usize = 100;
 const MANIFEST_BYTES: i64 = 8 << 20;
 /// Entries of one manifest: a writer holds them in memory.
 const MANIFEST_ENTRIES: usize = 20_000;
+
+/// Manifests that are written at once: one of data files and one of delete files, mostly.
+const MANIFESTS_AT_ONCE: usize = 2;
 
 /// A snapshot under construction.
 pub(super) struct Draft<'a> {
@@ -92,6 +96,7 @@ impl<'a> Draft<'a> {
             groups.entry((deletes, written.spec_id)).or_default().push(&written.file);
             self.counts.add(&written.file);
         }
+        let mut writers = Vec::new();
         for ((deletes, spec), files) in groups {
             let content = if deletes { ManifestContentType::Deletes } else { ManifestContentType::Data };
             for files in files.chunks(MANIFEST_ENTRIES) {
@@ -99,8 +104,12 @@ impl<'a> Draft<'a> {
                 for file in files {
                     writer.add_file((*file).clone(), sequence).map_err(iceberg_error)?;
                 }
-                self.finish(writer).await?;
+                writers.push(writer.write_manifest_file());
             }
+        }
+        let mut manifests = stream::iter(writers).buffered(MANIFESTS_AT_ONCE);
+        while let Some(manifest) = manifests.try_next().await.map_err(iceberg_error)? {
+            self.manifests.push(manifest);
         }
         Ok(())
     }
