@@ -23,7 +23,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::filter::Filter;
-use super::packed::{Digit, digits, pack, unpack};
+use super::lead::Lead;
+use super::packed::{Digit, Packed, digits, pack, unpack};
 use super::values::ColumnValues;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -77,6 +78,7 @@ pub(super) struct KeySet {
     form: Form,
     values: Vec<ColumnValues>,
     few: Option<Vec<ArrayRef>>,
+    lead: Option<Lead>,
 }
 
 enum Form {
@@ -222,7 +224,13 @@ impl KeySetBuilder {
             }
             _ => None,
         };
-        let set = KeySet { pass: self.pass, form: self.form, values: self.values, few };
+        let lead = match &self.form {
+            Form::Packed { digits, table, .. } => {
+                Lead::of(digits, &self.values, table.iter().map(|entry| entry.key), table.len())
+            }
+            Form::Rows { .. } => None,
+        };
+        let set = KeySet { pass: self.pass, form: self.form, values: self.values, few, lead };
         Ok((set, self.replaced))
     }
 }
@@ -244,6 +252,34 @@ impl KeySet {
     /// All keys, column by column, if they are few. Integer columns come as `Int64`.
     pub(super) fn few(&self) -> Option<&[ArrayRef]> {
         self.few.as_deref()
+    }
+
+    /// The column to look at first, if keys have several and one rules out most rows.
+    pub(super) fn lead(&self) -> Option<&Lead> {
+        self.lead.as_ref()
+    }
+
+    /// As [`find`](Self::find), for rows of which the leading column's part is known: with the other columns
+    /// alone.
+    pub(super) fn find_rest(
+        &self,
+        lead: &Lead,
+        parts: &[u64],
+        others: &[ArrayRef],
+        mut found: impl FnMut(usize),
+    ) -> Result<()> {
+        let Form::Packed { digits, table, .. } = &self.form else { return Ok(()) };
+        let mut packed = Packed::of_parts(parts.to_vec());
+        for (digit, column) in lead.others(digits).zip(others) {
+            packed.add(digit, column)?;
+        }
+        for (row, (key, outside)) in packed.keys.iter().zip(&packed.outside).enumerate() {
+            let hash = self.pass.hasher.hash_one(*key);
+            if !outside && table.find(hash, |entry| entry.key == *key).is_some() {
+                found(row);
+            }
+        }
+        Ok(())
     }
 
     /// Calls `found` with the index of each row whose key is in the set. A key with NULL never is.

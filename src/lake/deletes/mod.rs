@@ -15,6 +15,8 @@
 
 mod filter;
 mod keys;
+mod lead;
+mod look;
 mod packed;
 mod probe;
 mod prune;
@@ -88,7 +90,10 @@ pub(super) async fn hide(
         return Ok(Hidden::default());
     }
     let live = match at {
-        Some(at) => table.live_files(Some(at)).await?,
+        Some(at) => match table.ahead.files(at) {
+            Some(files) => files.clone(),
+            None => table.live_files(Some(at)).await?,
+        },
         None => LiveFiles::default(),
     };
     let new = By { files: new_files, placed: true };

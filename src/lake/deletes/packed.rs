@@ -28,6 +28,50 @@ pub(super) struct Packed {
     pub(super) outside: Vec<bool>,
 }
 
+impl Digit {
+    /// What the column gives to a packed key.
+    pub(super) fn part(&self, key: u64) -> u64 {
+        let bits = u64::BITS - self.span.leading_zeros();
+        let mask = if bits == u64::BITS { u64::MAX } else { (1 << bits) - 1 };
+        key & (mask << self.shift)
+    }
+
+    /// The same of a value; `None` where no key has it.
+    pub(super) fn part_of(&self, value: i64) -> Option<u64> {
+        let offset = value.wrapping_sub(self.min) as u64;
+        (offset <= self.span).then_some(offset << self.shift)
+    }
+
+    /// How many values the column can have.
+    pub(super) fn span(&self) -> u64 {
+        self.span
+    }
+}
+
+impl Packed {
+    /// Keys of which the parts of some columns are known.
+    pub(super) fn of_parts(keys: Vec<u64>) -> Self {
+        Self { outside: vec![false; keys.len()], keys }
+    }
+
+    /// Adds a column's part.
+    pub(super) fn add(&mut self, digit: &Digit, column: &ArrayRef) -> Result<()> {
+        let integers = integers(column)?;
+        for ((key, outside), value) in self.keys.iter_mut().zip(&mut self.outside).zip(integers.values()) {
+            let offset = value.wrapping_sub(digit.min) as u64;
+            *outside |= offset > digit.span;
+            // Of a value out of range only the flag counts.
+            *key |= offset << digit.shift;
+        }
+        if let Some(nulls) = integers.nulls().filter(|nulls| nulls.null_count() > 0) {
+            for (row, outside) in self.outside.iter_mut().enumerate() {
+                *outside |= nulls.is_null(row);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How to pack columns of these ranges; `None` when they need more than 64 bits.
 pub(super) fn digits(ranges: &[(i64, i64)]) -> Option<Vec<Digit>> {
     let mut shift = 0;
@@ -48,21 +92,9 @@ pub(super) fn digits(ranges: &[(i64, i64)]) -> Option<Vec<Digit>> {
 /// The keys of rows, packed.
 pub(super) fn pack(digits: &[Digit], columns: &[ArrayRef]) -> Result<Packed> {
     let rows = columns.first().map_or(0, |column| column.len());
-    let mut packed = Packed { keys: vec![0; rows], outside: vec![false; rows] };
+    let mut packed = Packed::of_parts(vec![0; rows]);
     for (digit, column) in digits.iter().zip(columns) {
-        let integers = integers(column)?;
-        for ((key, outside), value) in packed.keys.iter_mut().zip(&mut packed.outside).zip(integers.values())
-        {
-            let offset = value.wrapping_sub(digit.min) as u64;
-            *outside |= offset > digit.span;
-            // Of a value out of range only the flag counts.
-            *key |= offset << digit.shift;
-        }
-        if let Some(nulls) = integers.nulls().filter(|nulls| nulls.null_count() > 0) {
-            for (row, outside) in packed.outside.iter_mut().enumerate() {
-                *outside |= nulls.is_null(row);
-            }
-        }
+        packed.add(digit, column)?;
     }
     Ok(packed)
 }
@@ -70,9 +102,7 @@ pub(super) fn pack(digits: &[Digit], columns: &[ArrayRef]) -> Result<Packed> {
 /// The columns of packed keys.
 pub(super) fn unpack<I: Iterator<Item = u64>>(digits: &[Digit], keys: impl Fn() -> I) -> Vec<ArrayRef> {
     let column = |digit: &Digit| {
-        let bits = u64::BITS - digit.span.leading_zeros();
-        let mask = if bits == u64::BITS { u64::MAX } else { (1 << bits) - 1 };
-        let value = |key: u64| digit.min.wrapping_add(((key >> digit.shift) & mask) as i64);
+        let value = |key: u64| digit.min.wrapping_add((digit.part(key) >> digit.shift) as i64);
         Arc::new(Int64Array::from_iter_values(keys().map(value))) as ArrayRef
     };
     digits.iter().map(column).collect()

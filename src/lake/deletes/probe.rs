@@ -9,10 +9,11 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowSelection};
+use parquet::arrow::arrow_reader::RowSelection;
 use roaring::RoaringTreemap;
 
 use super::keys::{KeyColumn, KeySet};
+use super::look::{Piece, look};
 use super::read::KeyFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::storage::Stores;
@@ -36,14 +37,6 @@ pub(super) struct Candidate {
     pub(super) size: u64,
 }
 
-/// A row group, or a part of it, that must be read.
-struct Piece {
-    candidate: usize,
-    file: Arc<KeyFile>,
-    row_group: usize,
-    selection: Option<RowSelection>,
-}
-
 /// For each candidate, the positions of rows that have one of the keys.
 pub(super) async fn probe(
     stores: &Stores,
@@ -62,8 +55,16 @@ pub(super) async fn probe(
         .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok::<_, Error>)))
         .try_flatten();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut hits =
-        pieces.map_ok(|piece| look(piece, keys.clone())).try_buffer_unordered(ROW_GROUPS_PER_CORE * cores);
+    let mut hits = pieces
+        .map_ok(|piece| {
+            let look = tokio::spawn(look(piece, keys.clone()));
+            async {
+                look.await.map_err(|source| {
+                    Error::new(ErrorKind::Internal, "a lookup ended early").because(source)
+                })?
+            }
+        })
+        .try_buffer_unordered(ROW_GROUPS_PER_CORE * cores);
     while let Some((candidate, positions)) = hits.try_next().await? {
         found[candidate] |= positions;
     }
@@ -130,74 +131,6 @@ fn pages(file: &KeyFile, columns: usize, row_group: usize, keys: &KeySet) -> Res
     Ok(selection.filter(|selection| rows - selection.row_count() >= rows / SKIPPED_SHARE))
 }
 
-/// Reads a piece and finds the positions of keys in it.
-async fn look(piece: Piece, keys: Arc<KeySet>) -> Result<(usize, RoaringTreemap)> {
-    let Piece { candidate, file, row_group, selection } = piece;
-    let places = Places::new(file.first_row(row_group), file.rows(row_group), selection.as_ref());
-    let Some(reader) = file.fetch(row_group, selection).await? else {
-        return Ok((candidate, RoaringTreemap::new()));
-    };
-    let positions = tokio::task::spawn_blocking(move || decode(&file, reader, places, &keys))
-        .await
-        .map_err(|source| Error::new(ErrorKind::Internal, "a lookup ended early").because(source))??;
-    Ok((candidate, positions))
-}
-
-fn decode(
-    file: &KeyFile,
-    reader: ParquetRecordBatchReader,
-    mut places: Places,
-    keys: &KeySet,
-) -> Result<RoaringTreemap> {
-    let mut positions = RoaringTreemap::new();
-    let mut read = 0;
-    for batch in reader {
-        let batch = batch.map_err(|source| file.error(source.into()))?;
-        keys.find(&file.keys(&batch)?, |row| {
-            positions.insert(places.position(read + row as u64));
-        })?;
-        read += batch.num_rows() as u64;
-    }
-    Ok(positions)
-}
-
-/// Where in the file the n-th row read stands.
-struct Places {
-    /// Stretches of rows that are read: first position and number.
-    stretches: Vec<(u64, u64)>,
-    at: usize,
-    before: u64,
-}
-
-impl Places {
-    fn new(first_row: u64, rows: usize, selection: Option<&RowSelection>) -> Self {
-        let stretches = match selection {
-            None => vec![(first_row, rows as u64)],
-            Some(selection) => {
-                let mut position = first_row;
-                let mut stretches = Vec::new();
-                for part in selection.iter() {
-                    if !part.skip {
-                        stretches.push((position, part.row_count as u64));
-                    }
-                    position += part.row_count as u64;
-                }
-                stretches
-            }
-        };
-        Self { stretches, at: 0, before: 0 }
-    }
-
-    /// Must be asked in ascending order.
-    fn position(&mut self, row: u64) -> u64 {
-        while row - self.before >= self.stretches[self.at].1 {
-            self.before += self.stretches[self.at].1;
-            self.at += 1;
-        }
-        self.stretches[self.at].0 + (row - self.before)
-    }
-}
-
 /// What [`probe`] would read of a file, in words.
 #[cfg(test)]
 pub(super) async fn described(
@@ -213,18 +146,4 @@ pub(super) async fn described(
         format!("row group {}: {read} of {rows} rows", piece.row_group)
     };
     Ok(pieces.into_iter().map(describe).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_a_selection_keep_their_places() {
-        let selection = RowSelection::from_consecutive_ranges([2..4, 7..8].into_iter(), 10);
-        let mut places = Places::new(100, 10, Some(&selection));
-        assert_eq!([0, 1, 2].map(|row| places.position(row)), [102, 103, 107]);
-        let mut places = Places::new(100, 10, None);
-        assert_eq!([0, 9].map(|row| places.position(row)), [100, 109]);
-    }
 }

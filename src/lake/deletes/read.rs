@@ -6,15 +6,19 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Int64Type};
+use bytes::{Buf, Bytes};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    RowSelection, RowSelectionPolicy,
 };
-use parquet::arrow::async_reader::ParquetObjectReader;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::Type as PhysicalType;
 use parquet::bloom_filter::Sbbf;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::keys::KeyColumn;
 use crate::error::{Error, ErrorKind, Result};
@@ -75,6 +79,11 @@ impl KeyFile {
         let footer = footers::footer_with_pages(stores, &self.path, self.size).await?;
         self.metadata = arrow_metadata(&self.path, footer)?;
         Ok(())
+    }
+
+    /// How many columns the key has.
+    pub(super) fn width(&self) -> usize {
+        self.leaves.len()
     }
 
     pub(super) fn row_groups(&self) -> usize {
@@ -165,11 +174,52 @@ impl KeyFile {
         stream.next_row_group().await.map_err(|source| self.error(source))
     }
 
+    /// Fetches the key columns of a row group as they are, to be decoded one by one.
+    pub(super) async fn chunks(&self, row_group: usize) -> Result<Chunks> {
+        let group = self.footer().row_group(row_group);
+        let range = |leaf: &usize| {
+            let (start, length) = group.column(*leaf).byte_range();
+            start..start + length
+        };
+        let ranges: Vec<Range<u64>> = self.leaves.iter().map(range).collect();
+        let starts: Vec<u64> = ranges.iter().map(|range| range.start).collect();
+        let mut reader = self.reader.clone();
+        let bytes = reader.get_byte_ranges(ranges).await.map_err(|source| self.error(source))?;
+        Ok(Chunks { file_size: self.size, parts: starts.into_iter().zip(bytes).collect() })
+    }
+
+    /// Decodes some of the key columns out of what was fetched, of all rows or of some.
+    pub(super) fn decode(
+        &self,
+        chunks: &Chunks,
+        row_group: usize,
+        columns: &[usize],
+        selection: Option<RowSelection>,
+    ) -> Result<ParquetRecordBatchReader> {
+        let leaves = columns.iter().map(|column| self.leaves[*column]);
+        let mut builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(chunks.clone(), self.metadata.clone())
+                .with_row_groups(vec![row_group])
+                .with_projection(ProjectionMask::leaves(self.metadata.parquet_schema(), leaves))
+                // Rows are chosen to save their decoding.
+                .with_row_selection_policy(RowSelectionPolicy::Selectors)
+                .with_batch_size(BATCH);
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        builder.build().map_err(|source| self.error(source))
+    }
+
     /// The key columns of a batch that was read from this file, in the order and the types of the key.
     pub(super) fn keys(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        self.columns(batch, &(0..self.leaves.len()).collect::<Vec<_>>())
+    }
+
+    /// The same for a batch that has some of them.
+    pub(super) fn columns(&self, batch: &RecordBatch, columns: &[usize]) -> Result<Vec<ArrayRef>> {
         // Columns come in the file's order.
-        let place = |column: usize| self.leaves.iter().filter(|leaf| **leaf < self.leaves[column]).count();
-        (0..self.leaves.len()).map(|column| self.as_key(column, batch.column(place(column)))).collect()
+        let place = |leaf: usize| columns.iter().filter(|column| self.leaves[**column] < leaf).count();
+        columns.iter().map(|column| self.as_key(*column, batch.column(place(self.leaves[*column])))).collect()
     }
 
     fn footer(&self) -> &Arc<ParquetMetaData> {
@@ -200,6 +250,43 @@ impl KeyFile {
 
     pub(super) fn error(&self, source: parquet::errors::ParquetError) -> Error {
         parquet_error(&self.path, source)
+    }
+}
+
+/// Columns of a row group, encoded as they lie in the file.
+#[derive(Clone)]
+pub(super) struct Chunks {
+    file_size: u64,
+    /// Where each starts in the file, and its bytes.
+    parts: Arc<[(u64, Bytes)]>,
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.file_size
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let from = |(at, bytes): &(u64, Bytes)| {
+            let offset = usize::try_from(start.checked_sub(*at)?).ok()?;
+            (offset < bytes.len()).then(|| bytes.slice(offset..))
+        };
+        let found = self.parts.iter().find_map(from);
+        found
+            .map(Buf::reader)
+            .ok_or_else(|| ParquetError::EOF("a page lies outside of its column".to_owned()))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let rest = self.get_read(start)?.into_inner();
+        if rest.len() < length {
+            return Err(ParquetError::EOF("a page lies outside of its column".to_owned()));
+        }
+        Ok(rest.slice(..length))
     }
 }
 

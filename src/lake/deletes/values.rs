@@ -84,6 +84,14 @@ impl ColumnValues {
         }
     }
 
+    /// How many different values there are, once sealed; `None` where they are not listed.
+    pub(super) fn distinct(&self) -> Option<usize> {
+        match self {
+            Self::Integers { values, listed: true } => Some(values.len()),
+            _ => None,
+        }
+    }
+
     /// For each range, whether one of the values can lie in it. Ranges are of the column's type; an
     /// unknown end is NULL.
     pub(super) fn within(&self, mins: &ArrayRef, maxes: &ArrayRef) -> Result<Vec<bool>> {
