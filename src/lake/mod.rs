@@ -11,6 +11,7 @@
 //! What always holds: a snapshot holds rows and the watermark that covers them, or neither. A
 //! snapshot is only ever added on the state that its author saw.
 
+mod ahead;
 mod audit;
 mod bounds;
 pub mod catalog;
@@ -67,6 +68,7 @@ use chrono::{DateTime, Utc};
 use iceberg::TableCreation;
 use uuid::Uuid;
 
+use self::ahead::Ahead;
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{FormatVersion, TableId};
@@ -164,7 +166,13 @@ impl Lake {
     }
 
     fn wrap(&self, id: &TableId, table: iceberg::table::Table) -> LakeTable {
-        LakeTable { id: id.clone(), table, catalog: self.catalog.clone(), stores: self.stores.clone() }
+        LakeTable {
+            id: id.clone(),
+            table,
+            catalog: self.catalog.clone(),
+            stores: self.stores.clone(),
+            ahead: Ahead::default(),
+        }
     }
 }
 
@@ -253,6 +261,7 @@ pub struct LakeTable {
     table: iceberg::table::Table,
     catalog: Arc<dyn catalog::Catalog>,
     stores: Arc<Stores>,
+    ahead: Ahead,
 }
 
 /// How far ingestion into a table has come.

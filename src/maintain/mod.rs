@@ -164,11 +164,14 @@ pub async fn plan(table: &mut LakeTable, policy: &Policy, orphans: OrphanFiles) 
     Ok(report)
 }
 
+/// Whether a table is looked at after a pass, when it has so many commits since it was maintained.
+pub fn is_due(policy: &Policy, commits: usize) -> bool {
+    policy.auto && commits > 0 && commits.is_multiple_of(COMMITS)
+}
+
 /// A little of it, after a pass that committed, if it is due. Costs nothing when it is not.
 pub async fn after_pass(table: &mut LakeTable, policy: &Policy, budget: Budget) -> Result<Option<Report>> {
-    let commits = table.commits_since_maintenance();
-    let files_due = commits > 0 && commits.is_multiple_of(COMMITS);
-    if !policy.auto || !files_due {
+    if !is_due(policy, table.commits_since_maintenance()) {
         return Ok(None);
     }
     let started = Instant::now();

@@ -20,12 +20,13 @@ use tokio::task::JoinSet;
 use super::contract::{Gate, LeftOut};
 use super::gone_keys::GoneKeys;
 use super::stamp::{Stamp, lake_schema};
+use super::tally::{Tally, Written};
 use super::{Context, ExtractReport, Mode, Progress, Stream, audit, evolve};
 use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::lake::{Change, Comparison, Effect, LakeTable, RowCounts, TableMode, TableSpec, WrittenFile};
+use crate::lake::{Change, Comparison, Effect, LakeTable, TableMode, TableSpec, WrittenFile};
 use crate::memory::Budget;
 use crate::source::{ChangeDetection, Extent, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source};
 use crate::table::TableDescription;
@@ -33,14 +34,23 @@ use crate::table::TableDescription;
 /// How many readings one pass may take: the change, or an interrupted first read and the change since.
 const READINGS: usize = 2;
 
+/// For a change of fewer rows nothing is read ahead: they are there before it would be.
+const ROWS_AHEAD: u64 = 1_000;
+
 /// Reads one bounded change of a stream's source table and commits it.
 pub async fn extract(context: &Context, stream: &Stream, progress: &Arc<Progress>) -> Result<ExtractReport> {
     let started = Instant::now();
     let source = connectors::source(&stream.source)?;
-    let description = source.table(&stream.source_table).await?;
+    let (description, existing) =
+        futures::try_join!(source.table(&stream.source_table), context.lake.table(&stream.lake_table))?;
+    let mut existing = Some(existing);
     let mut report: Option<ExtractReport> = None;
     for _ in 0..READINGS {
-        let mut pass = Pass::open(context, stream, source.as_ref(), &description).await?;
+        let existing = match existing.take() {
+            Some(existing) => existing,
+            None => context.lake.table(&stream.lake_table).await?,
+        };
+        let mut pass = Pass::open(context, stream, source.as_ref(), &description, existing).await?;
         let resumed = pass.resumed();
         let part = pass.run(progress).await.map_err(|error| error.with("stream", &stream.name))?;
         report = Some(match report {
@@ -176,9 +186,9 @@ impl<'a> Pass<'a> {
         stream: &'a Stream,
         source: &'a dyn Source,
         description: &TableDescription,
+        existing: Option<LakeTable>,
     ) -> Result<Self> {
         let mut request = read_request(stream, description, context.budget)?;
-        let existing = context.lake.table(&stream.lake_table).await?;
         let position = existing.as_ref().map(LakeTable::position).transpose()?.flatten();
         // A first read that is under way reads everything anyhow.
         let anew = context.full_refresh && position.as_ref().is_none_or(|position| !position.unfinished);
@@ -240,12 +250,22 @@ impl<'a> Pass<'a> {
         }
         let mut tally = Tally::default();
         let mut held = Written::default();
+        let mut ahead = JoinSet::new();
+        let many = self.plan.rows.is_some_and(|rows| rows >= ROWS_AHEAD);
+        if self.mode == TableMode::Merge && self.plan.extent != Extent::Whole && many {
+            let table = self.table.clone();
+            ahead.spawn(async move { table.look_ahead().await });
+        }
         // A table that is read again whole: what it has already is not written again.
         let again = self.plan.extent == Extent::Whole && self.table.current().is_some() && !self.resumed();
         let mut comparison = if again { Some(self.table.compare(self.context.budget).await?) } else { None };
         while let Some(portion) = self.reading.next().await? {
             let Portion { streams, resume, complete } = portion;
             held.add(self.write(streams, comparison.as_ref(), progress).await?);
+            if !held.files.is_empty() {
+                ahead.join_all().await;
+                ahead = JoinSet::new();
+            }
             if let Some(comparison) = comparison.take_if(|_| complete) {
                 let (files, effect) = comparison.finish(std::mem::take(&mut held).files).await?;
                 self.commit(files, effect, resume, &mut tally).await?;
@@ -276,6 +296,7 @@ impl<'a> Pass<'a> {
             file_bytes: tally.bytes,
             snapshot: self.table.current(),
             changed: tally.commits > 0 || self.evolved,
+            commits: self.table.commits_since_maintenance(),
             left_out: std::mem::take(&mut self.left_out),
             notes,
             seconds: started.elapsed().as_secs_f64(),
@@ -454,46 +475,6 @@ impl<'a> Pass<'a> {
             .hint(format!(
                 "nothing of it is shown; look at it with `frazil query … --as-of {tag}`, correct the source or the check, and run again"
             )))
-    }
-}
-
-/// Files that were written and are not committed yet.
-#[derive(Default)]
-struct Written {
-    files: Vec<WrittenFile>,
-    /// Keys of rows that go.
-    gone: Vec<WrittenFile>,
-}
-
-impl Written {
-    fn add(&mut self, other: Self) {
-        self.files.extend(other.files);
-        self.gone.extend(other.gone);
-    }
-}
-
-/// What was committed so far.
-#[derive(Default)]
-struct Tally {
-    rows: u64,
-    bytes: u64,
-    commits: usize,
-    changed: RowCounts,
-}
-
-impl Tally {
-    fn of(files: &[WrittenFile]) -> Self {
-        let rows = files.iter().map(|written| written.file.record_count()).sum();
-        let bytes = files.iter().map(|written| written.file.file_size_in_bytes()).sum();
-        Self { rows, bytes, commits: 1, changed: RowCounts::default() }
-    }
-
-    fn add(&mut self, part: Self) {
-        self.rows += part.rows;
-        self.bytes += part.bytes;
-        self.commits += part.commits;
-        self.changed.updated += part.changed.updated;
-        self.changed.deleted += part.changed.deleted;
     }
 }
 

@@ -20,6 +20,7 @@ mod report;
 mod retry;
 mod stamp;
 mod state;
+mod tally;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -226,7 +227,8 @@ pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<
     }
     .await;
     report.retries = tries.again;
-    if report.extract.as_ref().is_some_and(|extract| extract.changed) {
+    let is_due = |commits| maintain::is_due(&context.maintenance, commits);
+    if report.extract.as_ref().is_some_and(|extract| extract.changed && is_due(extract.commits)) {
         report.maintenance = look_after(context, stream).await.unwrap_or_else(|error| {
             // The rows are where they belong; the next pass tries again.
             tracing::warn!(stream = %stream.name, %error, "the lake table was not maintained");
@@ -237,11 +239,8 @@ pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<
     report
 }
 
-/// A little maintenance of the table that was just written to, when it is due.
+/// A little maintenance of the table that was just written to.
 async fn look_after(context: &Context, stream: &Stream) -> Result<Option<maintain::Report>> {
-    if !context.maintenance.auto {
-        return Ok(None);
-    }
     let Some(mut table) = context.lake.table(&stream.lake_table).await? else { return Ok(None) };
     maintain::after_pass(&mut table, &context.maintenance, context.budget).await
 }

@@ -97,6 +97,9 @@ pub struct ExtractReport {
     pub snapshot: Option<SnapshotId>,
     /// Whether there was anything to commit.
     pub changed: bool,
+    /// Commits of the lake table since it was maintained.
+    #[serde(skip)]
+    pub(super) commits: usize,
     /// What the stream's schema contract left out.
     #[serde(skip_serializing_if = "LeftOut::is_empty")]
     pub left_out: LeftOut,

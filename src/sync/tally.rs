@@ -1,0 +1,43 @@
+//! What a reading has written and committed so far.
+
+use crate::lake::{RowCounts, WrittenFile};
+
+/// Files that were written and are not committed yet.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) files: Vec<WrittenFile>,
+    /// Keys of rows that go.
+    pub(super) gone: Vec<WrittenFile>,
+}
+
+impl Written {
+    pub(super) fn add(&mut self, other: Self) {
+        self.files.extend(other.files);
+        self.gone.extend(other.gone);
+    }
+}
+
+/// What was committed so far.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) commits: usize,
+    pub(super) changed: RowCounts,
+}
+
+impl Tally {
+    pub(super) fn of(files: &[WrittenFile]) -> Self {
+        let rows = files.iter().map(|written| written.file.record_count()).sum();
+        let bytes = files.iter().map(|written| written.file.file_size_in_bytes()).sum();
+        Self { rows, bytes, commits: 1, changed: RowCounts::default() }
+    }
+
+    pub(super) fn add(&mut self, part: Self) {
+        self.rows += part.rows;
+        self.bytes += part.bytes;
+        self.commits += part.commits;
+        self.changed.updated += part.changed.updated;
+        self.changed.deleted += part.changed.deleted;
+    }
+}
