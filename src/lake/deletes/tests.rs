@@ -20,6 +20,8 @@ use super::*;
 use crate::lake::{Lake, LakeSettings, TableMode, TableSpec, position_deletes, schema};
 use crate::table::{FormatVersion, TableId};
 
+mod by_lead;
+
 /// New files, and no keys that go.
 fn alone(files: &[WrittenFile]) -> [By<'_>; 2] {
     [By { files, placed: true }, By { files: &[], placed: false }]
@@ -484,26 +486,4 @@ async fn delete_files_are_described_as_they_are() {
     let ids: BTreeSet<i32> = file.lower_bounds().keys().copied().collect();
     assert_eq!(ids, BTreeSet::from([2_147_483_545, 2_147_483_546]));
     assert_eq!(file.upper_bounds()[&2_147_483_545], Datum::long(19));
-}
-
-#[tokio::test]
-async fn one_column_of_a_key_may_rule_out_most_rows() {
-    for kind in [Kind::Int, Kind::Date, Kind::SmallDecimal] {
-        // Too many rows are left; few are; and so few keys that pages are chosen.
-        for every in [3, 10, 40] {
-            let mut lab = Lab::new(Layout { kind, row_group: 300, ..PLAIN }).await;
-            let orders =
-                (0..1000).map(|row| Row { a: row / 4 * 100, n: (row % 4) as i32, p: 0 }).collect::<Vec<_>>();
-            lab.upsert(&orders, 1000).await;
-            let some = orders.iter().filter(|row| row.a / 100 % every == 0);
-            // A line that no order has, and an order that is not there.
-            let changed = some.map(|row| match row.n {
-                2 => Row { n: 9, ..*row },
-                3 => Row { a: row.a + 1, ..*row },
-                _ => *row,
-            });
-            let hidden = lab.upsert(&changed.collect::<Vec<_>>(), 1000).await;
-            assert_eq!(hidden.old_rows, 250_u64.div_ceil(every as u64) * 2);
-        }
-    }
 }
