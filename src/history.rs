@@ -242,11 +242,15 @@ impl History {
 }
 
 /// Notes go to a log that is synced now and then: a power cut may take the last of them, and never harms
-/// the file. Where the file system cannot do that, each note is synced.
+/// the file. Where that cannot be had, on some network drives or while another run opens the file too,
+/// each note is synced.
 fn spare_the_disk(db: &Connection) -> rusqlite::Result<()> {
-    db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    db.pragma_update(None, "synchronous", "normal")?;
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
+    let mode = db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0));
+    if mode.is_ok_and(|mode| mode == "wal") {
+        db.pragma_update(None, "synchronous", "normal")?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    }
+    Ok(())
 }
 
 fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
