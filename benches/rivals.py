@@ -34,7 +34,14 @@ def dlt(url, directory):
     import dlt
     from dlt.sources.sql_database import sql_table
 
-    table = sql_table(url, table="lineitem", backend="connectorx", backend_kwargs={"return_type": "arrow"})
+    # SQLAlchemy knows the database by another name, and looks for a driver that need not be here.
+    place = url.partition("://")[2]
+    table = sql_table(
+        f"postgresql+psycopg://{place}",
+        table="lineitem",
+        backend="connectorx",
+        backend_kwargs={"return_type": "arrow", "conn": f"postgresql://{place}"},
+    )
     target = dlt.destinations.filesystem(bucket_url=f"file://{directory}/lake")
     pipeline = dlt.pipeline("bench", destination=target, dataset_name="bench", pipelines_dir=f"{directory}/pipelines")
     pipeline.run(table, table_format="iceberg", write_disposition="replace").raise_on_failed_jobs()
