@@ -330,13 +330,13 @@ fn flags_are_above_the_environment_and_that_is_above_the_file() {
     let file = format!("{SHOP}streams: {{ a.b: {{ mode: append }} }}\n");
     let folder = Folder::new(&[("frazil.yaml", &file)]);
     expect![[r#"
-        ! error: invalid value 'nonsense' for '--mode <MODE>': unknown mode `nonsense`: known: `merge`, `append`, `replace`, `upsert`, `incremental`, `full-refresh`
+        ! error: invalid value 'nonsense' for '--mode <MODE>': unknown mode `nonsense`: known: `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
         !
         ! For more information, try '--help'.
         exit 2
     "#]].assert_eq(&folder.run_with(&["run"], &[("FRAZIL_MODE", "nonsense")]));
     expect![[r#"
-        ! error: invalid value 'other' for '--mode <MODE>': unknown mode `other`: known: `merge`, `append`, `replace`, `upsert`, `incremental`, `full-refresh`
+        ! error: invalid value 'other' for '--mode <MODE>': unknown mode `other`: known: `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
         !
         ! For more information, try '--help'.
         exit 2
