@@ -21,7 +21,7 @@ use crate::connectors;
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{Change, Effect, LakeTable, TableMode};
-use crate::sync::{self, Context, Progress, Stream};
+use crate::sync::{self, Context, Mode, Progress, Stream};
 use crate::table::OP_COLUMN;
 use crate::target::{Merge, Strategy};
 
@@ -83,6 +83,11 @@ pub(super) async fn target(
     progress: &Arc<Progress>,
 ) -> Result<u64> {
     let to = stream.target.as_ref().expect("a target was compared");
+    if stream.settings.mode == Some(Mode::Scd2) {
+        return Err(Error::new(ErrorKind::Unsupported, "versions of rows are not repaired one by one")
+            .with("table", &to.table)
+            .hint("load the stream into a new table"));
+    }
     if table.key().is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, "without a key single rows cannot be set right")
             .with("table", &to.table)

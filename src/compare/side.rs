@@ -15,8 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeTable;
 use crate::merge;
 use crate::source::{ChangeDetection, Portion, ReadRequest, Reading, RowStream, Source};
-use crate::sync::{self, Context, Progress, Stream};
-use crate::target::Deletes;
+use crate::sync::{self, Context, Mode, Progress, Stream};
+use crate::target::{Deletes, VALID_TO};
+
+/// Rows that are turned into bytes at a time: enough to make the cost of a call vanish, few enough for the
+/// processor's cache, and for memory beside a batch of wide rows.
+const SLICE_ROWS: usize = 4096;
 
 /// A place.
 pub(super) enum Side {
@@ -70,7 +74,12 @@ impl Side {
         let mut reversed = Stream { source: to.connection.clone(), source_table: there, ..stream.clone() };
         let settings = &mut reversed.settings;
         settings.columns = Some(both);
-        settings.filter = (deletes == Deletes::Soft).then(|| format!("{DELETED_AT} IS NULL"));
+        // What the target shows of the lake: not what is marked as deleted, nor versions that have ended.
+        settings.filter = match deletes {
+            _ if stream.settings.mode == Some(Mode::Scd2) => Some(format!("{VALID_TO} IS NULL")),
+            Deletes::Soft => Some(format!("{DELETED_AT} IS NULL")),
+            Deletes::Hard | Deletes::Ignore => None,
+        };
         settings.primary_key = table.key();
         let request = sync::read_request(&reversed, &described, context.budget)?;
         Ok((Self::of(source, request, deletes == Deletes::Ignore), shown.snapshot))
@@ -147,7 +156,9 @@ impl Open {
                     while let Some(batch) = rows.next().await {
                         let batch = batch?;
                         progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
-                        worker.take(&batch)?;
+                        for start in (0..batch.num_rows()).step_by(SLICE_ROWS) {
+                            worker.take(&batch.slice(start, SLICE_ROWS.min(batch.num_rows() - start)))?;
+                        }
                     }
                     Ok::<_, Error>(worker)
                 });

@@ -147,6 +147,31 @@ async fn deleted_rows_that_a_target_keeps_are_no_difference() {
     }
 }
 
+/// From the configuration to the versions in the target, and what of them is compared.
+#[tokio::test]
+async fn versions_that_are_valid_now_are_compared() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "scd2").await;
+    source.run("create table people (id int primary key, name text); insert into people values (1, 'ann'), (2, 'bob'), (3, 'cy')").await;
+    let pipeline =
+        Pipeline::new(&source.url(), &target.url(), &["public.people: { mode: scd2, change: full }"]);
+    pipeline.ok(&["run"]);
+    source.run("update people set name = 'anna' where id = 1; delete from people where id = 2; insert into people values (4, 'di')").await;
+    pipeline.ok(&["run"]);
+    pipeline.ok(&["run"]);
+    let versions =
+        "select id, name, _is_current, _valid_to is null, _valid_from < coalesce(_valid_to, 'infinity')
+                    from people order by id, _valid_from";
+    let expected = "1 | ann | f | f | t\n1 | anna | t | t | t\n2 | bob | f | f | t\n3 | cy | t | t | t\n4 | di | t | t | t";
+    assert_eq!(target.text(versions).await, expected);
+    compared(&pipeline, &[], 0);
+    target.run("update people set name = 'nobody' where id = 4").await;
+    let [outcome] = &compared(&pipeline, &["--between", "lake,target"], 1)[..] else { panic!() };
+    assert_eq!(counts(outcome), (0, 0, 1), "{outcome}");
+    let ran = pipeline.run(&["compare", "--between", "lake,target", "--repair"]);
+    assert!(ran.stderr.contains("versions of rows are not repaired"), "{ran:?}");
+}
+
 #[tokio::test]
 async fn rows_without_a_key_are_counted_one_by_one() {
     let Some(pg) = fixture::postgres().await else { return };
