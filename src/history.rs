@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::Past;
-use crate::sync::{StreamReport, Verdict};
+use crate::sync::StreamReport;
 
 /// About a year of hourly runs of ten streams, in a few tens of megabytes.
 const KEPT: u32 = 100_000;
@@ -150,7 +150,7 @@ impl History {
                     report.stream,
                     report.started_at.to_rfc3339(),
                     report.seconds,
-                    verdict(report.verdict),
+                    report.verdict.name(),
                     extract.map(|extract| extract.change.name()),
                     extract.map(|extract| extract.rows as i64),
                     extract.map(|extract| extract.file_bytes as i64),
@@ -275,19 +275,6 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
     })
 }
 
-/// The names of verdicts.
-pub const VERDICTS: [&str; 4] = ["done", "nothing_to_do", "conflict", "failed"];
-
-/// The verdict's name, as reports write it.
-pub fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Done => "done",
-        Verdict::NothingToDo => "nothing_to_do",
-        Verdict::Conflict => "conflict",
-        Verdict::Failed => "failed",
-    }
-}
-
 fn foreign(source: rusqlite::Error) -> Error {
     Error::new(ErrorKind::Transient, format!("the run history cannot be used: {source}"))
 }
@@ -297,20 +284,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::sync::Verdict;
 
     fn report(stream: &str, verdict: Verdict) -> StreamReport {
         let error = Error::new(ErrorKind::Transient, "the server hung up").with("stream", stream);
         StreamReport {
-            stream: stream.to_owned(),
-            run: Uuid::nil(),
             started_at: DateTime::UNIX_EPOCH,
             seconds: 1.5,
             verdict,
-            retries: 0,
-            extract: None,
-            load: None,
-            maintenance: None,
             error: (verdict == Verdict::Failed).then(|| (&error).into()),
+            ..StreamReport::new(stream, Uuid::nil())
         }
     }
 

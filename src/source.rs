@@ -305,3 +305,14 @@ pub enum Severity {
     /// A run would fail.
     Error,
 }
+
+impl Severity {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}

@@ -16,10 +16,10 @@ use super::state_args::{JournalArgs, StateCommand};
 use crate::config::{
     ChangeWord, ModeWord, Names, Overrides, SchemaWord, Selection, Size, Span, StreamEntry, units,
 };
-use crate::history;
 use crate::lake::DroppedColumns;
 use crate::memory;
 use crate::source::{BeyondHorizon, NullCursor};
+use crate::sync::Verdict;
 use crate::target::Deletes;
 
 /// Rows out of databases into Iceberg snapshots, and on into tables: none lost, none doubled.
@@ -356,7 +356,7 @@ pub(super) struct HistoryArgs {
     #[arg(long, value_name = "STREAM")]
     pub stream: Vec<String>,
     /// Only those that ended so: done, nothing_to_do, conflict, failed
-    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = PossibleValuesParser::new(history::VERDICTS))]
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = PossibleValuesParser::new(Verdict::ALL.map(Verdict::name)))]
     pub status: Vec<String>,
     /// Only those since then: a time, or how long ago: 24h
     #[arg(long, value_name = "TIME", value_parser = since)]

@@ -137,11 +137,7 @@ fn say_stream(checked: &StreamCheck, width: usize, verbose: bool) -> Result<()> 
     does.extend(checked.target.iter().map(|target| format!("to {target}")));
     output::line(format!("{verdict:<6}  {:<width$}  {}", checked.stream, does.join(", ")))?;
     for finding in &checked.findings {
-        let severity = match finding.severity {
-            Severity::Note => "note",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
+        let severity = finding.severity.name();
         say_finding(severity, &finding.message, finding.remedy.as_deref())?;
     }
     for column in &checked.columns {

@@ -52,15 +52,9 @@ pub(super) enum Between {
 /// Compares every stream; the worst verdict is the exit code's.
 pub(super) async fn compare(global: &Global, args: &CompareArgs) -> Result<Exit> {
     let Setup { config, streams } = setup(global, &args.streams).await?;
-    let context = Context {
-        lake: Lake::open(config.lake()).await?,
-        budget: args.streams.engine.budget()?,
-        maintenance: *config.maintenance(),
-        retry_for: std::time::Duration::ZERO,
-        full_refresh: false,
-        run: uuid::Uuid::new_v4(),
-    };
-    let options = Options { settle: args.settle, repair: args.repair };
+    let lake = Lake::open(config.lake()).await?;
+    let context = Context::new(lake, args.streams.engine.budget()?, *config.maintenance());
+    let options = Options { settle: args.settle, repair: args.repair, keys: args.keys };
     let (mut compared, mut wrong) = (0, Vec::new());
     for stream in &streams {
         for pair in pairs(stream, args.between) {
@@ -69,7 +63,7 @@ pub(super) async fn compare(global: &Global, args: &CompareArgs) -> Result<Exit>
                 compare_places(&context, stream, pair, options, &Arc::new(Progress::default())).await;
             match outcome {
                 Ok(outcome) => {
-                    print(&outcome, args.keys, global.output)?;
+                    print(&outcome, args.keys > 0, global.output)?;
                     if !outcome.is_equal() {
                         wrong.push(ErrorKind::Data);
                     }
@@ -98,11 +92,11 @@ fn pairs(stream: &Stream, asked: Option<Between>) -> Vec<Pair> {
     }
 }
 
-fn print(outcome: &Outcome, most: usize, form: Output) -> Result<()> {
-    let keys = batch(&outcome.keys, most)?;
+fn print(outcome: &Outcome, with_keys: bool, form: Output) -> Result<()> {
+    let keys = batch(&outcome.keys)?;
     if form == Output::Json {
         let mut value = serde_json::to_value(outcome).expect("a report is JSON");
-        if most > 0 {
+        if with_keys {
             value["keys"] = rows(&keys)?;
         }
         return output::json(&value);
@@ -143,14 +137,13 @@ fn sentence(outcome: &Outcome) -> String {
     text
 }
 
-/// The first keys, and how each differs.
-fn batch(keys: &Keys, most: usize) -> Result<RecordBatch> {
-    let rows = keys.kinds.len().min(most);
+/// Keys, and how each differs.
+fn batch(keys: &Keys) -> Result<RecordBatch> {
     let mut fields = vec![Field::new("difference", DataType::Utf8, false)];
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(keys.kinds[..rows].to_vec()))];
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(keys.kinds.clone()))];
     for (name, values) in keys.names.iter().zip(&keys.values) {
         fields.push(Field::new(name, values.data_type().clone(), true));
-        columns.push(values.slice(0, rows));
+        columns.push(values.clone());
     }
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::journal::Deed;
 use crate::lake::Lake;
-use crate::sync::{self, Context, Legs, Progress, Stream, StreamReport, Verdict};
+use crate::sync::{self, Context, Legs, Progress, Stream, StreamReport};
 
 /// Runs what the command line asks for, once or every so often.
 pub(super) async fn run(global: &Global, args: &RunArgs, legs: Legs) -> Result<Exit> {
@@ -65,13 +65,11 @@ async fn once(
             return Ok(if args.how.exit_code { Exit::Nothing } else { Exit::Done });
         }
     }
+    let lake = Lake::open(config.lake()).await?;
     let context = Context {
-        budget: args.streams.engine.budget()?,
-        lake: Lake::open(config.lake()).await?,
-        maintenance: *config.maintenance(),
         retry_for: args.how.retry_for,
         full_refresh: args.how.full_refresh,
-        run: Uuid::new_v4(),
+        ..Context::new(lake, args.streams.engine.budget()?, *config.maintenance())
     };
     if args.how.full_refresh {
         let mut journal = super::state::journal(&config)?;
@@ -137,18 +135,7 @@ pub(super) async fn pass(
 /// The report of a pass that met a bug of ours; the panic hook has said which.
 fn panicked(stream: String, run: Uuid) -> StreamReport {
     let error = Error::new(ErrorKind::Internal, "the pass ended in a bug of frazil").with("stream", &stream);
-    StreamReport {
-        stream,
-        run,
-        started_at: chrono::Utc::now(),
-        seconds: 0.0,
-        verdict: Verdict::Failed,
-        retries: 0,
-        extract: None,
-        load: None,
-        maintenance: None,
-        error: Some((&error).into()),
-    }
+    StreamReport { error: Some((&error).into()), ..StreamReport::new(&stream, run) }
 }
 
 fn verb(legs: Legs) -> &'static str {

@@ -17,7 +17,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpListener;
-use uuid::Uuid;
 
 use super::args::{Global, Output};
 use super::interrupt::Interrupt;
@@ -91,15 +90,9 @@ impl Plan {
                 "give streams, or `defaults`, a `schedule` (`*/5 * * * *`, `every 5m`) or `fresh: 15m`",
             ));
         }
-        let context = Context {
-            budget: args.streams.engine.budget()?,
-            lake: Lake::open(config.lake()).await?,
-            maintenance: *config.maintenance(),
-            // Between its passes the stream gives its place to others.
-            retry_for: Duration::ZERO,
-            full_refresh: false,
-            run: Uuid::new_v4(),
-        };
+        let lake = Lake::open(config.lake()).await?;
+        // A pass is tried once: until the next the stream gives its place to others.
+        let context = Context::new(lake, args.streams.engine.budget()?, *config.maintenance());
         let streams = resolved.streams.into_iter().map(|stream| (stream.name.clone(), stream)).collect();
         Ok(Self { streams, schedules: resolved.schedules, context, config })
     }

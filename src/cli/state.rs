@@ -172,11 +172,7 @@ async fn verify(global: &Global, args: &StreamsArgs) -> Result<Exit> {
         let good = findings.is_empty().then_some("  it can go on");
         output::line(format!("{}{}", stream.name, good.unwrap_or_default()))?;
         for finding in &findings {
-            let severity = match finding.severity {
-                Severity::Note => "note",
-                Severity::Warning => "warning",
-                Severity::Error => "error",
-            };
+            let severity = finding.severity.name();
             output::line(format!("  {severity}: {}", finding.message))?;
             if let Some(remedy) = &finding.remedy {
                 output::line(format!("    {remedy}"))?;

@@ -6,34 +6,29 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use super::Keys;
-use super::digest::{Hash, Sum};
-use super::rows::{Columns, Encoder};
+use super::digest::{Sum, bucket_of};
+use super::rows::{Columns, Encoder, Marks};
 use super::side::Drain;
 use crate::error::Result;
-use crate::memory::Budget;
-
-/// What a row that is looked at takes, about: its key twice, and the map around it.
-const ROW_BYTES: usize = 256;
-
-/// How many rows can be looked at within the memory.
-pub(super) fn most_rows(budget: Budget) -> u64 {
-    (budget.query_bytes() / ROW_BYTES) as u64
-}
 
 /// Where to look.
 pub(super) struct Look {
     pub(super) columns: Arc<Columns>,
     /// Which buckets.
     pub(super) buckets: Arc<Vec<bool>>,
-    pub(super) hasher: Hash,
+    pub(super) marks: Marks,
 }
 
 impl Look {
+    pub(super) fn encoder(&self) -> Result<Encoder> {
+        Encoder::new(self.columns.clone(), &self.marks)
+    }
+
     pub(super) fn collector(&self) -> Result<Collector> {
         Ok(Collector {
-            encoder: Encoder::new(self.columns.clone())?,
+            encoder: self.encoder()?,
             buckets: self.buckets.clone(),
-            hash: self.hasher.clone(),
+            marks: self.marks.clone(),
             keys: HashMap::new(),
         })
     }
@@ -43,20 +38,18 @@ impl Look {
 pub(super) struct Collector {
     encoder: Encoder,
     buckets: Arc<Vec<bool>>,
-    hash: Hash,
+    marks: Marks,
     keys: HashMap<Box<[u8]>, Sum>,
 }
 
 impl Drain for Collector {
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
-        let (keys, rows) = (self.encoder.keys(batch)?, self.encoder.rows(batch)?);
-        for (key, row) in keys.iter().zip(rows.iter()) {
-            if self.buckets[self.hash.bucket(key.data())] {
-                let fingerprint = self.hash.row(row.data());
-                self.keys.entry(key.data().into()).or_default().add(fingerprint);
+        let Self { encoder, buckets, marks, keys } = self;
+        encoder.each(batch, |key, row| {
+            if buckets[bucket_of(marks, key)] {
+                keys.entry(key.into()).or_default().add(row);
             }
-        }
-        Ok(())
+        })
     }
 }
 
@@ -130,17 +123,21 @@ impl Found {
         self.keys.iter().filter(|(_, of)| **of != Kind::Missing).map(|(key, _)| &**key).collect()
     }
 
-    /// For whoever asked, in the keys' order.
-    pub(super) fn keys(&self, columns: &Arc<Columns>) -> Result<Keys> {
+    /// The first so many, in the keys' order, for whoever asked.
+    pub(super) fn keys(&self, look: &Look, most: usize) -> Result<Keys> {
+        if most == 0 {
+            return Ok(Keys::default());
+        }
         let mut keys: Vec<_> = self.keys.iter().collect();
         keys.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        let values = Encoder::new(columns.clone())?.key_columns(keys.iter().map(|(key, _)| &***key))?;
+        keys.truncate(most);
+        let values = look.encoder()?.key_columns(keys.iter().map(|(key, _)| &***key))?;
         let kinds = keys.iter().map(|(_, kind)| match kind {
             Kind::Missing => "missing",
             Kind::Surplus => "surplus",
             Kind::Different => "different",
         });
-        Ok(Keys { names: columns.key_names(), values, kinds: kinds.collect() })
+        Ok(Keys { names: look.columns.key_names(), values, kinds: kinds.collect() })
     }
 }
 

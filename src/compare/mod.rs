@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use self::digest::Digest;
 use self::look::{Found, Look};
-use self::rows::Columns;
+use self::rows::{Columns, Marks};
 use self::side::Side;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{LakeTable, TableMode};
@@ -61,6 +61,8 @@ pub struct Options {
     pub settle: bool,
     /// Make the second place like the first. Of a source only what settled is repaired.
     pub repair: bool,
+    /// Tell so many of the keys that differ.
+    pub keys: usize,
 }
 
 /// What a comparison found.
@@ -88,7 +90,7 @@ pub struct Outcome {
     pub repaired: u64,
     /// Time taken.
     pub seconds: f64,
-    /// The keys that differ.
+    /// The keys that differ, as many as were asked for.
     #[serde(skip)]
     pub keys: Keys,
 }
@@ -134,7 +136,8 @@ async fn compare_places(
     let started = Instant::now();
     let mut table = lake_table(context, stream).await?;
     let mut places = Places::of(context, stream, pair, &table).await?;
-    let (columns, digests) = places.digests(&table.key(), progress).await?;
+    let marks = Marks::new();
+    let (columns, digests) = places.digests(&table.key(), &marks, progress).await?;
     let mut outcome = Outcome {
         stream: stream.name.clone(),
         pair,
@@ -149,11 +152,10 @@ async fn compare_places(
         seconds: 0.0,
         keys: Keys::default(),
     };
-    let most = look::most_rows(context.budget);
-    let (buckets, complete) = digests[0].differing(&digests[1], most);
+    let (buckets, complete) = digests[0].differing(&digests[1], context.budget.query_bytes() as u64);
     outcome.complete = complete;
     if !buckets.is_empty() {
-        let look = Look { columns: columns.clone(), buckets: Arc::new(buckets), hasher: digests[0].hasher() };
+        let look = Look { columns, buckets: Arc::new(buckets), marks };
         let mut found = places.look(&look, progress).await?;
         if pair == Pair::SourceLake && (options.settle || options.repair) && !found.is_empty() {
             sync::extract(context, stream, progress).await?;
@@ -172,7 +174,7 @@ async fn compare_places(
                 Pair::LakeTarget => repair::target(context, stream, &table, &look, &found, progress).await?,
             };
         }
-        outcome.keys = found.keys(&columns)?;
+        outcome.keys = found.keys(&look, options.keys)?;
     }
     outcome.seconds = started.elapsed().as_secs_f64();
     Ok(outcome)
@@ -220,11 +222,15 @@ impl Places {
     }
 
     /// Reads both, once.
-    async fn digests(&self, key: &[String], progress: &Arc<Progress>) -> Result<(Arc<Columns>, [Digest; 2])> {
+    async fn digests(
+        &self,
+        key: &[String],
+        marks: &Marks,
+        progress: &Arc<Progress>,
+    ) -> Result<(Arc<Columns>, [Digest; 2])> {
         let (one, other) = futures::try_join!(self.sides[0].open(), self.sides[1].open())?;
         let columns = Arc::new(Columns::shared(&one.schema, &other.schema, key)?);
-        let hasher = digest::hasher();
-        let digest = || Digest::new(columns.clone(), hasher.clone());
+        let digest = || Digest::new(columns.clone(), marks);
         progress.start(one.rows.zip(other.rows).map(|(one, other)| one + other));
         let (one, other) = futures::try_join!(one.drain(digest, progress), other.drain(digest, progress))?;
         Ok((columns, [Digest::sum(one)?, Digest::sum(other)?]))

@@ -51,7 +51,7 @@ pub(super) async fn lake(
     }
     let files = writer.finish().await?;
     let gone = found.in_second().into_iter().filter(|key| !seen.contains(*key));
-    let keys = Encoder::new(look.columns.clone())?.key_columns(gone)?;
+    let keys = look.encoder()?.key_columns(gone)?;
     let mut keys_writer = table.key_writer(context.budget)?;
     keys_writer.write(&key_batch(&look.columns, keys)?).await?;
     let gone = keys_writer.finish().await?;
@@ -136,7 +136,7 @@ struct Picker {
 
 impl Picker {
     fn new(look: &Look, found: &Arc<Found>) -> Result<Self> {
-        let encoder = Encoder::new(look.columns.clone())?;
+        let encoder = look.encoder()?;
         Ok(Self { encoder, found: found.clone(), seen: HashSet::new(), rows: Vec::new() })
     }
 }
@@ -178,7 +178,7 @@ fn changes(columns: &SchemaRef, look: &Look, found: &Found, picked: Vec<Picker>)
     for batch in picked.iter().flat_map(|picker| &picker.rows) {
         parts.push(of(batch.columns().to_vec(), Op::Upsert, batch.num_rows())?);
     }
-    let encoder = Encoder::new(look.columns.clone())?;
+    let encoder = look.encoder()?;
     let gone = found.of(Kind::Surplus);
     let keys = encoder.key_columns(gone.iter().copied())?;
     let names = look.columns.key_names();

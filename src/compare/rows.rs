@@ -1,20 +1,22 @@
-//! What two places have in common: columns, in one order and one type, and rows as bytes.
+//! What two places have in common: columns, in one order and one type, and how rows of them are told apart.
 
 use std::sync::Arc;
 
+use ahash::RandomState;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::lake::Fingerprints;
 
 /// Columns that both places have.
 #[derive(Debug)]
 pub(super) struct Columns {
     names: Vec<String>,
     types: Vec<DataType>,
-    /// Which of them are the key: all, where there is none.
+    /// Which of them are the key: where there is none, all that can be.
     key: Vec<usize>,
     /// Columns that cannot be compared, each with why.
     pub(super) left_out: Vec<String>,
@@ -46,13 +48,14 @@ impl Columns {
         let only_there = other.fields().iter().filter(|field| one.field_with_name(field.name()).is_err());
         columns.left_out.extend(only_there.map(|field| format!("{}: only one place has it", field.name())));
         for name in key {
-            let at = columns.names.iter().position(|column| column == name).ok_or_else(|| {
+            let at = columns.names.iter().position(|column| column == name);
+            let at = at.filter(|at| is_sortable(&columns.types[*at])).ok_or_else(|| {
                 Error::new(ErrorKind::Schema, "a column of the key cannot be compared").with("column", name)
             })?;
             columns.key.push(at);
         }
         if columns.key.is_empty() {
-            columns.key = (0..columns.names.len()).collect();
+            columns.key = (0..columns.names.len()).filter(|at| is_sortable(&columns.types[*at])).collect();
         }
         if columns.names.is_empty() {
             return Err(Error::new(ErrorKind::Schema, "the two places have no column in common"));
@@ -65,8 +68,11 @@ impl Columns {
         self.key.iter().map(|at| self.names[*at].clone()).collect()
     }
 
-    fn sort_fields(&self, of: impl IntoIterator<Item = usize>) -> Vec<SortField> {
-        of.into_iter().map(|at| SortField::new(self.types[at].clone())).collect()
+    /// The shared columns of a batch, in one order and type.
+    fn of(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let fields = self.names.iter().zip(&self.types).map(|(name, of)| Field::new(name, of.clone(), true));
+        let arrays = (0..self.names.len()).map(|at| self.column(batch, at)).collect::<Result<_>>()?;
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), arrays)?)
     }
 
     fn column(&self, batch: &RecordBatch, at: usize) -> Result<ArrayRef> {
@@ -80,21 +86,15 @@ impl Columns {
         let exact = CastOptions { safe: false, ..CastOptions::default() };
         cast_with_options(array, &self.types[at], &exact).map_err(|_| {
             // What Arrow says quotes the value.
-            Error::new(
-                ErrorKind::Data,
-                format!("a value does not fit {}, which the other place has", self.types[at]),
-            )
-            .with("column", name)
+            let message = format!("a value does not fit {}, which the other place has", self.types[at]);
+            Error::new(ErrorKind::Data, message).with("column", name)
         })
     }
 }
 
 /// A type in which values of both can be compared: one of the two.
 fn common(one: &DataType, other: &DataType) -> Option<DataType> {
-    let serves = |from: &DataType, to: &DataType| {
-        let sortable = RowConverter::supports_fields(&[SortField::new(to.clone())]);
-        sortable && (from == to || can_cast_types(from, to))
-    };
+    let serves = |from: &DataType, to: &DataType| from == to || can_cast_types(from, to);
     // A text is read as what the other place has: 1.5 and 1.50 are one number, and two texts.
     let (first, second) = if is_text(one) && !is_text(other) { (other, one) } else { (one, other) };
     if serves(second, first) {
@@ -110,27 +110,46 @@ fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-/// Turns rows into bytes that are equal when the rows are.
+/// Whether values can be a part of a key.
+fn is_sortable(data_type: &DataType) -> bool {
+    RowConverter::supports_fields(&[SortField::new(data_type.clone())])
+}
+
+/// Tells the keys and rows of one comparison apart. Clones agree; nobody can prepare rows that collide.
+#[derive(Debug, Clone)]
+pub(super) struct Marks {
+    pub(super) buckets: RandomState,
+    rows: Fingerprints,
+}
+
+impl Marks {
+    pub(super) fn new() -> Self {
+        Self { buckets: RandomState::new(), rows: Fingerprints::new() }
+    }
+}
+
+/// Turns the rows of one stream into keys and fingerprints.
 pub(super) struct Encoder {
     columns: Arc<Columns>,
-    whole: RowConverter,
     key: RowConverter,
+    rows: Fingerprints,
 }
 
 impl Encoder {
-    pub(super) fn new(columns: Arc<Columns>) -> Result<Self> {
-        let whole = RowConverter::new(columns.sort_fields(0..columns.names.len()))?;
-        let key = RowConverter::new(columns.sort_fields(columns.key.iter().copied()))?;
-        Ok(Self { columns, whole, key })
+    pub(super) fn new(columns: Arc<Columns>, marks: &Marks) -> Result<Self> {
+        let fields = columns.key.iter().map(|at| SortField::new(columns.types[*at].clone()));
+        Ok(Self { key: RowConverter::new(fields.collect())?, columns, rows: marks.rows.clone() })
     }
 
-    /// Whole rows.
-    pub(super) fn rows(&self, batch: &RecordBatch) -> Result<Rows> {
-        let arrays = (0..self.columns.names.len()).map(|at| self.columns.column(batch, at));
-        Ok(self.whole.convert_columns(&arrays.collect::<Result<Vec<_>>>()?)?)
+    /// Calls `each` with the key and the fingerprint of each row, in their order.
+    pub(super) fn each(&mut self, batch: &RecordBatch, mut each: impl FnMut(&[u8], u128)) -> Result<()> {
+        let shared = self.columns.of(batch)?;
+        let keys = self.key.convert_columns(shared.project(&self.columns.key)?.columns())?;
+        let mut keys = keys.iter();
+        self.rows.of(&shared, |row| each(keys.next().expect("each row has a key").data(), row))
     }
 
-    /// Their keys.
+    /// The keys alone.
     pub(super) fn keys(&self, batch: &RecordBatch) -> Result<Rows> {
         let arrays = self.columns.key.iter().map(|at| self.columns.column(batch, *at));
         Ok(self.key.convert_columns(&arrays.collect::<Result<Vec<_>>>()?)?)
@@ -146,7 +165,6 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use arrow::array::{Decimal128Array, Int32Array, Int64Array, StringArray};
-    use arrow::datatypes::Field;
 
     use super::*;
 
@@ -176,9 +194,15 @@ mod tests {
             ],
         )
         .unwrap();
-        let encoder = Encoder::new(columns).unwrap();
-        let (here, there) = (encoder.rows(&here).unwrap(), encoder.rows(&there).unwrap());
-        assert!((0..2).all(|row| here.row(row) == there.row(row)));
+        let mut encoder = Encoder::new(columns, &Marks::new()).unwrap();
+        let mut marks = |batch| {
+            let mut marks = Vec::new();
+            encoder.each(batch, |key, row| marks.push((key.to_vec(), row))).unwrap();
+            marks
+        };
+        let (here, there) = (marks(&here), marks(&there));
+        assert_eq!(here, there);
+        assert_ne!(here[0], here[1]);
     }
 
     #[test]

@@ -18,10 +18,6 @@ use crate::source::{ChangeDetection, Portion, ReadRequest, Reading, RowStream, S
 use crate::sync::{self, Context, Mode, Progress, Stream};
 use crate::target::{Deletes, VALID_TO};
 
-/// Rows that are turned into bytes at a time: enough to make the cost of a call vanish, few enough for the
-/// processor's cache, and for memory beside a batch of wide rows.
-const SLICE_ROWS: usize = 4096;
-
 /// A place.
 pub(super) enum Side {
     Lake { context: Box<Context>, table: Box<LakeTable>, at: SnapshotId },
@@ -156,9 +152,7 @@ impl Open {
                     while let Some(batch) = rows.next().await {
                         let batch = batch?;
                         progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
-                        for start in (0..batch.num_rows()).step_by(SLICE_ROWS) {
-                            worker.take(&batch.slice(start, SLICE_ROWS.min(batch.num_rows() - start)))?;
-                        }
+                        worker.take(&batch)?;
                     }
                     Ok::<_, Error>(worker)
                 });

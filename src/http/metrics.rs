@@ -5,9 +5,8 @@ use std::fmt::{Display, Write};
 
 use chrono::{DateTime, Utc};
 
-use crate::history;
 use crate::schedule::StreamState;
-use crate::sync::StreamReport;
+use crate::sync::{StreamReport, Verdict};
 
 /// What a stream's passes came to since the server started.
 #[derive(Debug, Default)]
@@ -22,7 +21,7 @@ pub(super) struct Totals {
 
 impl Totals {
     pub(super) fn add(&mut self, report: &StreamReport) {
-        *self.passes.entry(history::verdict(report.verdict)).or_default() += 1;
+        *self.passes.entry(report.verdict.name()).or_default() += 1;
         self.seconds += report.seconds;
         if let Some(extract) = &report.extract {
             self.extracted += extract.rows;
@@ -56,7 +55,7 @@ pub(super) fn text(states: &[StreamState], totals: &BTreeMap<String, Totals>) ->
     page.line("frazil_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.head("frazil_passes_total", "counter", "Passes that ended, by result.");
     for (stream, totals) in totals {
-        for verdict in history::VERDICTS {
+        for verdict in Verdict::ALL.map(Verdict::name) {
             let passes = totals.passes.get(verdict).copied().unwrap_or_default();
             page.line("frazil_passes_total", &[("stream", stream), ("result", verdict)], passes);
         }
@@ -135,22 +134,10 @@ mod tests {
 
     use super::*;
     use crate::schedule::State;
-    use crate::sync::Verdict;
 
     #[test]
     fn a_page_has_a_line_for_each_stream() {
-        let report = |verdict| StreamReport {
-            stream: "a".to_owned(),
-            run: Uuid::nil(),
-            started_at: DateTime::UNIX_EPOCH,
-            seconds: 1.5,
-            verdict,
-            retries: 0,
-            extract: None,
-            load: None,
-            maintenance: None,
-            error: None,
-        };
+        let report = |verdict| StreamReport { seconds: 1.5, verdict, ..StreamReport::new("a", Uuid::nil()) };
         let mut totals = Totals::default();
         totals.add(&report(Verdict::Done));
         totals.add(&report(Verdict::Failed));

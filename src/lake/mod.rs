@@ -76,7 +76,7 @@ use crate::table::{FormatVersion, TableId};
 pub use catalog::CatalogSettings;
 pub use commit::{Change, Effect, RowCounts};
 pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
-pub use difference::{Comparison, Gone, Sieve};
+pub use difference::{Comparison, Fingerprints, Gone, Sieve};
 pub use evolve::{DroppedColumns, Evolution, Fate, SchemaContract, Wanted};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
 pub use refs::{RefInfo, RefKind, is_ref_name};

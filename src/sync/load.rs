@@ -109,7 +109,7 @@ async fn change(
             let goal = snapshots.iter().find(|snapshot| snapshot.id == goal.snapshot);
             let at = goal.map(|snapshot| snapshot.committed_at);
             let at = at.ok_or_else(|| Error::new(ErrorKind::Conflict, "the snapshot is gone already"))?;
-            Strategy::Versions { at, whole: another }
+            Strategy::Versions { at, whole: replaced || another }
         }
         _ if replaced || another => Strategy::Replace,
         TableMode::Append => Strategy::Append,

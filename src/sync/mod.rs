@@ -186,6 +186,14 @@ pub struct Context {
     pub run: uuid::Uuid,
 }
 
+impl Context {
+    /// A run of its own, which takes what is there as it is and tries once.
+    pub fn new(lake: Lake, budget: Budget, maintenance: maintain::Policy) -> Self {
+        let run = uuid::Uuid::new_v4();
+        Self { lake, budget, maintenance, full_refresh: false, retry_for: Duration::ZERO, run }
+    }
+}
+
 /// Counts for whoever draws a progress bar. Rows may be counted that a failed commit drops again.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -214,7 +222,7 @@ impl Progress {
 
 /// Runs one pass of a stream. Never fails: the report says what happened.
 pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<Progress>) -> StreamReport {
-    let mut report = StreamReport::new(stream, context.run);
+    let mut report = StreamReport::new(&stream.name, context.run);
     let mut tries = Tries::new(&stream.name, &progress, context.retry_for);
     let outcome = async {
         if legs != Legs::Load {

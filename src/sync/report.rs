@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::Stream;
 use super::contract::LeftOut;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,6 +49,21 @@ pub enum Verdict {
     Conflict,
     /// It failed; the next pass goes on from the last commit.
     Failed,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Done, Self::NothingToDo, Self::Conflict, Self::Failed];
+
+    /// As reports write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::NothingToDo => "nothing_to_do",
+            Self::Conflict => "conflict",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// An error as reports carry it.
@@ -146,9 +160,10 @@ impl ExtractReport {
 }
 
 impl StreamReport {
-    pub(super) fn new(stream: &Stream, run: Uuid) -> Self {
+    /// Of a pass that begins now; failed until it has ended.
+    pub fn new(stream: &str, run: Uuid) -> Self {
         Self {
-            stream: stream.name.clone(),
+            stream: stream.to_owned(),
             run,
             started_at: Utc::now(),
             seconds: 0.0,
@@ -164,7 +179,7 @@ impl StreamReport {
     pub(super) fn close(&mut self, outcome: Result<()>) {
         self.seconds = (Utc::now() - self.started_at).as_seconds_f64().max(0.0);
         let extracted = self.extract.as_ref().is_some_and(|extract| extract.changed);
-        let loaded = self.load.as_ref().is_some_and(|load| load.from != load.to);
+        let loaded = self.load.as_ref().is_some_and(|load| load.from != load.to || load.staged > 0);
         self.verdict = match &outcome {
             Ok(()) if extracted || loaded => Verdict::Done,
             Ok(()) => Verdict::NothingToDo,

@@ -58,9 +58,9 @@ struct Shared {
     /// What the next card will say.
     mine: BTreeMap<String, Share>,
     members: Members,
-    /// Since when everything here is counted.
+    /// When the clock of all times here was at zero.
     epoch: Instant,
-    /// Why the last look failed, until one succeeds; said once.
+    /// Whether the last look failed, which was said then.
     failed: bool,
 }
 

@@ -185,7 +185,7 @@ async fn a_target_table_of_another_shape() {
 #[tokio::test]
 async fn rights_that_are_missing() {
     let Some(case) = Case::new("rights").await else { return };
-    let role = format!("lowly_{}", std::process::id());
+    let role = fixture::unique("lowly");
     case.source.run(&format!("create role {role} login password '{}'", fixture::PASSWORD)).await;
     let lowly = |db: &Database| db.url().replacen("frazil:", &format!("{role}:"), 1);
     let names = [case.names().as_slice(), &[(role.as_str(), "LOWLY")]].concat();

@@ -157,14 +157,7 @@ impl World {
             settings: StreamSettings::default(),
         };
         let maintenance = frazil::maintain::Policy::default();
-        let context = Context {
-            lake,
-            budget: budget(),
-            maintenance,
-            retry_for: Default::default(),
-            full_refresh: false,
-            run: uuid::Uuid::new_v4(),
-        };
+        let context = Context::new(lake, budget(), maintenance);
         let columns = vec![Column { id: 2, name: "a".into(), kind: Kind::Int }];
         Self {
             _dir: dir,

@@ -39,12 +39,21 @@ pub(crate) use s3::{S3, rest_catalog, s3};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::UNIX_EPOCH;
 
 /// Says that a test cannot run here; in CI that is a failure.
 pub(crate) fn skip(needs: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("CI").is_none(), "{test} needs {needs}, which CI must have");
     eprintln!("skipped: {test} needs {needs}");
+}
+
+/// A name that no other test has, nor one of an earlier run: numbers of processes come again.
+pub(crate) fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let started = UNIX_EPOCH.elapsed().unwrap().as_millis();
+    format!("{name}_{started:x}_{}_{number}", std::process::id())
 }
 
 /// A port that nobody listens on now, and that this process gave to nobody before.

@@ -16,6 +16,7 @@ use frazil::{ErrorKind, connectors};
 use tokio::net::TcpStream;
 use tokio_util::compat::TokioAsyncWriteCompatExt;
 
+use crate::fixture;
 use crate::tds::{Engine, Server};
 
 const URL: &str = "FRAZIL_TEST_SQLSERVER_URL";
@@ -44,7 +45,7 @@ impl Place {
         match std::env::var(URL) {
             Ok(url) => places.push(Self {
                 target: open(&url),
-                schema: format!("frazil_{test}_{}", std::process::id()),
+                schema: fixture::unique(&format!("frazil_{test}")),
                 judge: Judge::Real(url.parse().unwrap()),
             }),
             Err(_) => eprintln!("skipped on a real SQL Server: {test} ({URL} is not set)"),

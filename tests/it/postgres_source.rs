@@ -699,7 +699,7 @@ async fn partitions_views_and_odd_names_are_read() {
 async fn hidden_transactions_are_waited_for() {
     let (pg, db) = database!("hidden");
     db.run(EVENTS).await;
-    let role = format!("lowly_{}", std::process::id());
+    let role = fixture::unique("lowly");
     db.run(&format!(
         "drop role if exists {role}; create role {role} login password 'low'; grant select on e to {role}"
     ))

@@ -15,7 +15,6 @@ use std::time::Instant;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::StreamExt;
-use uuid::Uuid;
 
 use super::args::DemoArgs;
 use super::output::{Exit, line};
@@ -204,14 +203,7 @@ async fn passes(
     budget: Budget,
     history: Option<&crate::history::History>,
 ) -> Result<Vec<StreamReport>> {
-    let context = Context {
-        lake: lake.clone(),
-        budget,
-        maintenance: Default::default(),
-        retry_for: Default::default(),
-        full_refresh: false,
-        run: Uuid::new_v4(),
-    };
+    let context = Context::new(lake.clone(), budget, Default::default());
     let mut reports = Vec::with_capacity(streams.len());
     for stream in streams {
         let report = sync::pass(&context, stream, Legs::Both, Arc::new(Progress::default())).await;

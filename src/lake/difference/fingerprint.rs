@@ -23,7 +23,7 @@ const ROWS_AT_ONCE: usize = 2048;
 
 /// Makes fingerprints. Clones make the same ones.
 #[derive(Debug, Clone)]
-pub(super) struct Fingerprints {
+pub struct Fingerprints {
     key: (u64, u64),
     /// For the types that came last.
     converter: Option<(Vec<DataType>, Arc<RowConverter>)>,
@@ -31,12 +31,13 @@ pub(super) struct Fingerprints {
 
 impl Fingerprints {
     /// Under a key of their own.
-    pub(super) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "two defaults would differ")]
+    pub fn new() -> Self {
         Self { key: Uuid::new_v4().as_u64_pair(), converter: None }
     }
 
     /// Calls `each` with the fingerprint of each row, in their order.
-    pub(super) fn of(&mut self, batch: &RecordBatch, mut each: impl FnMut(u128)) -> Result<()> {
+    pub fn of(&mut self, batch: &RecordBatch, mut each: impl FnMut(u128)) -> Result<()> {
         let mut start = 0;
         while start < batch.num_rows() {
             let rows = ROWS_AT_ONCE.min(batch.num_rows() - start);

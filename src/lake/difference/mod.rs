@@ -34,7 +34,7 @@ use arrow::compute::filter_record_batch;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
-use self::fingerprint::Fingerprints;
+pub use self::fingerprint::Fingerprints;
 use self::known::{Known, ROW_BYTES};
 use self::rows::Side;
 use self::shares::{MOST as MOST_SHARES, Shares};

@@ -5,14 +5,13 @@
 //! waits here for whom says nothing about SQL Server.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::translate::{Token, find, inside, quoted, split, sqlite, table_name, text_of, tokens};
 use super::wire::{Column, ServerError};
@@ -24,19 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One database.
 #[derive(Clone)]
 pub(crate) struct Engine {
-    file: Arc<File>,
-}
-
-struct File(PathBuf);
-
-impl Drop for File {
-    fn drop(&mut self) {
-        for suffix in ["", "-wal", "-shm"] {
-            let mut path = self.0.clone().into_os_string();
-            path.push(suffix);
-            std::fs::remove_file(path).ok();
-        }
-    }
+    folder: Arc<TempDir>,
 }
 
 /// A table as the server describes it.
@@ -70,10 +57,7 @@ pub(crate) struct Key {
 
 impl Engine {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("frazil-tds-{}-{number}.db", std::process::id()));
-        let engine = Self { file: Arc::new(File(path)) };
+        let engine = Self { folder: Arc::new(tempfile::tempdir().unwrap()) };
         let connection = engine.open();
         connection
             .execute_batch(
@@ -96,10 +80,16 @@ impl Engine {
     }
 
     fn open(&self) -> Connection {
-        let connection = Connection::open(&self.file.0).unwrap();
+        let connection = Connection::open(self.folder.path().join("engine.db")).unwrap();
         connection.busy_timeout(PATIENCE).unwrap();
         connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
         connection
+    }
+
+    /// For threads that end with the process: they do not keep the tables.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let folder: Weak<TempDir> = Arc::downgrade(&self.folder);
+        move || folder.upgrade().map(|folder| Self { folder })
     }
 
     pub(crate) fn connect(&self) -> Connected {

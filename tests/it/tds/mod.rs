@@ -113,13 +113,18 @@ struct Shared {
 pub(crate) struct Server {
     port: u16,
     shared: Arc<Shared>,
+    /// Threads outlive the test that asked for them: they hold its tables weakly, and this does not.
+    engine: Option<Engine>,
 }
 
 impl Server {
     /// With the engine: tables, keys and transactions.
     pub(crate) fn with_engine(engine: &Engine) -> Self {
-        let engine = engine.clone();
-        Self::new(move |_| Box::new(engine.connect()))
+        let weak = engine.weak();
+        let connect = move |_: &Login| -> Box<dyn Backend> {
+            Box::new(weak().expect("the server has its engine").connect())
+        };
+        Self { engine: Some(engine.clone()), ..Self::new(connect) }
     }
 
     /// With a closure that answers each request.
@@ -155,7 +160,7 @@ impl Server {
                 });
             }
         });
-        Self { port, shared }
+        Self { port, shared, engine: None }
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -159,13 +159,16 @@ impl Open {
                 Outcome::Lost(error) | Outcome::Unsent(error) => (error, None),
                 Outcome::Refused { status, said, retry_after } => {
                     let error = errors::refused("create a table", status, &said);
-                    if status.as_u16() == 404 && !namespace_made {
-                        self.server.create_namespace(&namespace).await?;
-                        namespace_made = true;
-                        continue;
-                    }
-                    if status.as_u16() != 409 && !client::may_pass(status) {
-                        return Err(error);
+                    match status.as_u16() {
+                        404 if !namespace_made => {
+                            self.server.create_namespace(&namespace).await?;
+                            namespace_made = true;
+                            continue;
+                        }
+                        // Whoever makes the namespace at the same time may not be done with it.
+                        404 | 409 => {}
+                        _ if client::may_pass(status) => {}
+                        _ => return Err(error),
                     }
                     (error, retry_after)
                 }

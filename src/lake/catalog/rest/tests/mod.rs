@@ -290,6 +290,17 @@ async fn a_table_is_made_once_whatever_the_answer() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_others_are_making_is_waited_for() {
+    let fake = Fake::start().await;
+    let catalog = open(&fake, &[]).await.unwrap();
+    for _ in 0..3 {
+        fake.fault("POST /tables", Fault::Says(404, ""));
+    }
+    catalog.create(&id(), creation()).await.unwrap();
+    assert_eq!(catalog.tables().await.unwrap(), [id()]);
+}
+
+#[tokio::test]
 async fn a_table_that_was_there_is_not_taken_for_new() {
     for forgiving in [false, true] {
         let fake = Fake::start().await;
