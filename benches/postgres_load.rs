@@ -167,7 +167,7 @@ fn merge(table: &TargetTable, from: Option<i64>, to: i64, rows: i64, step: i64, 
         let numbers: Vec<i64> = (start..rows.min(start + BATCH_ROWS * step)).step_by(step as usize).collect();
         Ok(batch(&made, &numbers, version))
     });
-    let shows = |snapshot| Applied { lake_table: uuid::Uuid::from_u128(1), snapshot: SnapshotId(snapshot) };
+    let shows = |snapshot| Applied::new(uuid::Uuid::from_u128(1), SnapshotId(snapshot));
     Merge {
         stream: "bench".into(),
         table: table.clone(),

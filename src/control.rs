@@ -14,7 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::config::nearest;
+use crate::config::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::StreamState;
 
@@ -116,11 +116,10 @@ impl Control {
         now: DateTime<Utc>,
     ) -> Result<()> {
         if !known.clone().any(|name| name == stream) {
-            let error = Error::new(ErrorKind::Config, "the server has no such stream").with("stream", stream);
-            return Err(match nearest(stream, known) {
-                Some(name) => error.hint(format!("did you mean `{name}`?")),
-                None => error.hint("`frazil jobs list` shows them all"),
-            });
+            let hint = did_you_mean(stream, known);
+            return Err(Error::new(ErrorKind::Config, "the server has no such stream")
+                .with("stream", stream)
+                .hint(hint.unwrap_or_else(|| "`frazil jobs list` shows them all".to_owned())));
         }
         match wish {
             Wish::Pause => self.pause(stream, true, now),

@@ -3,6 +3,9 @@
 //! The id of the snapshot that a table shows is written in the transaction that changes its rows.
 //! So a load can be repeated after any crash: it finds either the old id and old rows, or both new.
 
+use std::fmt;
+use std::str::FromStr;
+
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -11,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::delta::SnapshotId;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::source::Finding;
 use crate::table::TableId;
 
@@ -78,6 +81,45 @@ pub struct Applied {
     pub lake_table: uuid::Uuid,
     /// The snapshot.
     pub snapshot: SnapshotId,
+    /// Set while a change comes in by several transactions: some of its rows are there already.
+    pub halfway: Option<Halfway>,
+}
+
+impl Applied {
+    /// A table that shows a snapshot and nothing else.
+    pub const fn new(lake_table: uuid::Uuid, snapshot: SnapshotId) -> Self {
+        Self { lake_table, snapshot, halfway: None }
+    }
+}
+
+/// A change that comes in by several transactions. In a control row it is text: `SNAPSHOT MARK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Halfway {
+    /// The snapshot that the table is to show.
+    pub toward: SnapshotId,
+    /// The mark of the last transaction. No two have the same: whether one whose commit had no answer took
+    /// place can be seen, and so can another loader in between.
+    pub mark: uuid::Uuid,
+}
+
+impl fmt::Display for Halfway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.toward, self.mark)
+    }
+}
+
+impl FromStr for Halfway {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.split_once(' ').and_then(|(toward, mark)| {
+            Some(Self { toward: SnapshotId(toward.parse().ok()?), mark: mark.parse().ok()? })
+        });
+        parsed.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the control row's `halfway` cannot be read")
+                .hint("`frazil load --full-refresh` loads the target anew once the value is NULL")
+        })
+    }
 }
 
 /// A change to apply.

@@ -1,6 +1,7 @@
 //! The command line as it was typed. Every flag has an environment variable `FRAZIL_…`; what they
 //! say goes above the file.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -233,6 +234,9 @@ pub(super) struct SettingArgs {
     /// Deleted rows in the target: hard, soft or ignore
     #[arg(long, value_name = "WHAT", value_parser = word::<Deletes>, env = "FRAZIL_DELETES")]
     pub deletes: Option<Deletes>,
+    /// Transactions of about so many rows in the target, for tables that others write to
+    #[arg(long, value_name = "ROWS", env = "FRAZIL_BATCH_ROWS")]
+    pub batch_rows: Option<NonZeroU32>,
     /// Columns to read [default: all]
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',', env = "FRAZIL_COLUMNS")]
     pub columns: Vec<String>,
@@ -423,6 +427,7 @@ impl SettingArgs {
             null_cursor: self.null_cursor,
             beyond_horizon: self.beyond_horizon,
             deletes: self.deletes,
+            batch_rows: self.batch_rows,
             columns: names(&self.columns),
             filter: self.filter.clone(),
             partition_by: names(&self.partition_by),

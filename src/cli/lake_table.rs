@@ -193,10 +193,11 @@ pub(super) async fn lake_table(lake: &Lake, name: &str) -> Result<LakeTable> {
         }
     }
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
-    let error = Error::new(ErrorKind::Config, "the lake has no such table").with("table", id);
-    Err(match config::nearest(name, names.iter().map(String::as_str)) {
-        Some(name) => error.hint(format!("did you mean `{name}`?")),
-        None if names.is_empty() => error.hint("the lake is empty: run `frazil sync` first"),
-        None => error.hint(format!("the lake has {}", names.join(", "))),
-    })
+    let hint = config::did_you_mean(name, names.iter().map(String::as_str)).unwrap_or_else(|| {
+        match names.is_empty() {
+            true => "the lake is empty: run `frazil sync` first".to_owned(),
+            false => format!("the lake has {}", names.join(", ")),
+        }
+    });
+    Err(Error::new(ErrorKind::Config, "the lake has no such table").with("table", id).hint(hint))
 }

@@ -11,7 +11,7 @@ use super::output::{self, Exit};
 use super::setup::{Setup, setup};
 use super::state_args::{ImportArgs, SetArgs, StateCommand};
 use super::status::decoded;
-use crate::config::{Config, nearest};
+use crate::config::{Config, did_you_mean};
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
@@ -293,11 +293,10 @@ pub(super) fn journal(config: &Config) -> Result<Journal> {
 
 fn named<'a>(streams: &'a [Stream], name: &str) -> Result<&'a Stream> {
     streams.iter().find(|stream| stream.name == name).ok_or_else(|| {
-        let error = Error::new(ErrorKind::Config, "there is no such stream").with("stream", name);
-        match nearest(name, streams.iter().map(|stream| stream.name.as_str())) {
-            Some(name) => error.hint(format!("did you mean `{name}`?")),
-            None => error.hint("`frazil state show` shows them all"),
-        }
+        let hint = did_you_mean(name, streams.iter().map(|stream| stream.name.as_str()));
+        Error::new(ErrorKind::Config, "there is no such stream")
+            .with("stream", name)
+            .hint(hint.unwrap_or_else(|| "`frazil state show` shows them all".to_owned()))
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -85,6 +86,10 @@ pub struct StreamEntry {
     pub values: Option<Values>,
     /// What happens in the target to rows that were deleted.
     pub deletes: Option<Deletes>,
+    /// Bring a change into the target by transactions of about so many rows, for tables that others write
+    /// to: none of them then waits for long. Meanwhile readers see some of the change. In `mode: merge`
+    /// only. Without it a change comes in one transaction.
+    pub batch_rows: Option<NonZeroU32>,
     /// Columns to read; all, if nothing is said.
     #[serde(alias = "select")]
     pub columns: Option<Names>,
@@ -150,6 +155,7 @@ impl StreamEntry {
             null_cursor,
             beyond_horizon,
             deletes,
+            batch_rows,
             columns,
             filter,
             partition_by,
@@ -193,6 +199,7 @@ impl StreamEntry {
             partition_by: names(&self.partition_by),
             sort_by: names(&self.sort_by),
             deletes: self.deletes.unwrap_or_default(),
+            batch_rows: self.batch_rows,
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
         }
     }

@@ -38,7 +38,7 @@ pub use file::{ChangeWord, File, ModeWord, Names, SchemaWord, Size, Span, Stream
 pub use load::environment;
 pub use maintenance::{MaintenanceEntry, RunWord, Settings as MaintenanceSettings};
 pub use resolve::{Resolved, Selection, TableLister};
-pub use suggest::nearest;
+pub use suggest::did_you_mean;
 
 /// A configuration that has been read: connections parsed, streams not yet expanded.
 #[derive(Debug)]

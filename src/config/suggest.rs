@@ -4,7 +4,7 @@
 const NEAR: f64 = 0.8;
 
 /// The candidate that a person most likely meant.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()
@@ -14,13 +14,17 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// `did you mean …?`
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(word, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
+}
+
 /// `did you mean …?`, else the list of what is known.
 pub(super) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
-    if let Some(candidate) = nearest(word, candidates.clone()) {
-        return Some(format!("did you mean `{candidate}`?"));
-    }
-    let known: Vec<_> = candidates.into_iter().map(|candidate| format!("`{candidate}`")).collect();
-    (!known.is_empty()).then(|| format!("known: {}", known.join(", ")))
+    did_you_mean(word, candidates.clone()).or_else(|| {
+        let known: Vec<_> = candidates.into_iter().map(|candidate| format!("`{candidate}`")).collect();
+        (!known.is_empty()).then(|| format!("known: {}", known.join(", ")))
+    })
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub use reading::{
     Pool, Queue, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, lock, replaced_values,
 };
 pub use renames::Renames;
-pub use versions::{Ended, check_versions, keep_versions};
+pub use versions::{Ended, check_versions, endings, keep_versions};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ReadRequest;

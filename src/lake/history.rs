@@ -51,7 +51,7 @@ impl LakeTable {
     }
 
     /// Whether `older` is `newer` or one of its ancestors.
-    pub(super) fn is_ancestor(&self, older: SnapshotId, newer: SnapshotId) -> bool {
+    pub fn is_ancestor(&self, older: SnapshotId, newer: SnapshotId) -> bool {
         self.ancestors(newer).any(|snapshot| snapshot.snapshot_id() == older.0)
     }
 }

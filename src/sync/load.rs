@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
-use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef};
+use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef, batches};
 use crate::connectors;
 use crate::delta::{Op, SnapshotId};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,7 +43,7 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
         return Ok(report);
     };
     let target = connectors::target(&to.connection)?;
-    let goal = Applied { lake_table: table.uuid(), snapshot };
+    let goal = Applied::new(table.uuid(), snapshot);
     let applied = target.applied(&stream.name, &to.table).await?;
     report.from = applied.map(|applied| applied.snapshot);
     report.to = Some(snapshot);
@@ -59,7 +59,8 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
         return Ok(report);
     }
     let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
-    let stats = target.apply(merge).await.map_err(|error| error.with("stream", &stream.name))?;
+    let applying = batches::apply(&*target, merge, stream.settings.batch_rows);
+    let stats = applying.await.map_err(|error| error.with("stream", &stream.name))?;
     report.staged = stats.staged;
     report.upserted = stats.upserted;
     report.deleted = stats.deleted;
@@ -101,7 +102,12 @@ async fn change(
     let replaced = table.mode() == TableMode::Replace || context.full_refresh;
     // A lake table that was dropped and made anew shares no history with what the target shows.
     let another = applied.is_some_and(|applied| applied.lake_table != goal.lake_table);
-    let from = applied.filter(|_| !replaced && !another).map(|applied| applied.snapshot);
+    // Rows of a snapshot that was left again: no delta to this one has them all.
+    let astray = applied
+        .and_then(|applied| applied.halfway)
+        .is_some_and(|halfway| !table.is_ancestor(halfway.toward, goal.snapshot));
+    let replaced = replaced || another || astray;
+    let from = applied.filter(|_| !replaced).map(|applied| applied.snapshot);
     let delta = table.delta(from, goal.snapshot).await?;
     let strategy = match table.mode() {
         TableMode::Merge if wanted.versions => {
@@ -109,9 +115,9 @@ async fn change(
             let goal = snapshots.iter().find(|snapshot| snapshot.id == goal.snapshot);
             let at = goal.map(|snapshot| snapshot.committed_at);
             let at = at.ok_or_else(|| Error::new(ErrorKind::Conflict, "the snapshot is gone already"))?;
-            Strategy::Versions { at, whole: replaced || another }
+            Strategy::Versions { at, whole: replaced }
         }
-        _ if replaced || another => Strategy::Replace,
+        _ if replaced => Strategy::Replace,
         TableMode::Append => Strategy::Append,
         _ => Strategy::Merge,
     };

@@ -11,6 +11,7 @@
 //! read from the lake, and from the target.
 
 mod audit;
+mod batches;
 mod contract;
 mod evolve;
 mod extract;
@@ -22,6 +23,7 @@ mod stamp;
 mod state;
 mod tally;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,6 +112,8 @@ pub struct StreamSettings {
     pub sort_by: Option<Vec<String>>,
     /// What happens in the target to deleted rows.
     pub deletes: Deletes,
+    /// About how many rows a transaction in the target has at most; `None`: all of a change.
+    pub batch_rows: Option<NonZeroU32>,
     /// About how many source bytes of a first read are committed at a time.
     pub portion_bytes: u64,
 }
@@ -134,6 +138,7 @@ impl Default for StreamSettings {
             partition_by: None,
             sort_by: None,
             deletes: Deletes::default(),
+            batch_rows: None,
             portion_bytes: DEFAULT_PORTION_BYTES,
         }
     }

@@ -55,7 +55,11 @@ pub async fn verify(lake: &Lake, stream: &Stream, budget: Budget) -> Result<Vec<
                 "the target shows another lake table: the next load replaces all its rows",
                 "nothing, if the lake table was made anew",
             )),
-            Ok(Some(applied)) => findings.extend(ancestry(&table, applied.snapshot)),
+            Ok(Some(applied)) => {
+                let some = "the target shows some of a change: its load ended between two transactions, or is under way";
+                findings.extend(applied.halfway.map(|_| note(some)));
+                findings.extend(ancestry(&table, applied.snapshot));
+            }
         }
     }
     Ok(findings)

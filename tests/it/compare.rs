@@ -170,6 +170,12 @@ async fn versions_that_are_valid_now_are_compared() {
     assert_eq!(counts(outcome), (0, 0, 1), "{outcome}");
     let ran = pipeline.run(&["compare", "--between", "lake,target", "--repair"]);
     assert!(ran.stderr.contains("versions of rows are not repaired"), "{ran:?}");
+    // Loading all of it anew ends the versions of rows that the lake does not have.
+    target.run("insert into people values (5, 'eve', '2026-01-01', null, true)").await;
+    pipeline.ok(&["run", "--full-refresh"]);
+    compared(&pipeline, &[], 0);
+    let ended = "select id, name, _is_current from people where id > 3 order by id, _valid_from, _is_current";
+    assert_eq!(target.text(ended).await, "4 | di | t\n5 | eve | f");
 }
 
 #[tokio::test]

@@ -39,7 +39,10 @@ pub(crate) use s3::{S3, rest_catalog, s3};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
+
+use frazil::source::{BeyondHorizon, ChangeDetection, NullCursor, ReadRequest, ValuePolicy};
+use frazil::table::TableId;
 
 /// Says that a test cannot run here; in CI that is a failure.
 pub(crate) fn skip(needs: &str) {
@@ -54,6 +57,28 @@ pub(crate) fn unique(name: &str) -> String {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let started = UNIX_EPOCH.elapsed().unwrap().as_millis();
     format!("{name}_{started:x}_{}_{number}", std::process::id())
+}
+
+/// A request as a stream without settings makes it.
+pub(crate) fn read_request(table: TableId, change: ChangeDetection) -> ReadRequest {
+    ReadRequest {
+        table,
+        columns: None,
+        filter: None,
+        key: vec!["id".to_owned()],
+        keyed: true,
+        change,
+        cursor: None,
+        lag: Duration::ZERO,
+        null_cursor: NullCursor::Include,
+        beyond_horizon: BeyondHorizon::Wait,
+        values: ValuePolicy::default(),
+        from: None,
+        parallel: 2,
+        batch_rows: 1000,
+        batch_bytes: 1 << 20,
+        portion_bytes: 1 << 40,
+    }
 }
 
 /// A port that nobody listens on now, and that this process gave to nobody before.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod bad_input;
+mod batches;
 mod catalog_conformance;
 mod cli;
 mod compare;

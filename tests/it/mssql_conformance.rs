@@ -90,8 +90,7 @@ impl Place {
         strategy: Strategy,
         batch: RecordBatch,
     ) -> frazil::Result<(u64, u64, u64)> {
-        let shows =
-            |snapshot| Applied { lake_table: uuid::Uuid::from_u128(7), snapshot: SnapshotId(snapshot) };
+        let shows = |snapshot| Applied::new(uuid::Uuid::from_u128(7), SnapshotId(snapshot));
         self.target.prepare(table).await?;
         let stats = self
             .target

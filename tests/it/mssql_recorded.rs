@@ -8,8 +8,7 @@ use frazil::connectors;
 use frazil::delta::Watermark;
 use frazil::source::{ChangeDetection, Extent, ReadRequest, Severity};
 
-use crate::fixture::Pipeline;
-use crate::mssql_shop::{Fake, Shop, lsn, read, request, text};
+use crate::mssql_shop::{Fake, Shop, Way, lsn, read, request, text};
 use crate::tds::{Trouble, Type, Value, When};
 
 /// People whose changes are captured from position 0x10 on, up to 0x20.
@@ -229,37 +228,21 @@ async fn a_column_added_while_a_read_begins_is_not_left_out() {
 #[test]
 fn captured_changes_arrive_at_the_other_end() {
     let fake = Fake::new(captured());
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("dwh.db");
-    let pipeline = Pipeline::new(
-        &fake.server.url(),
-        &format!("sqlite://{}", target.display()),
-        &["dbo.t: { change: log }"],
-    );
-    let rows = || -> Vec<String> {
-        let dwh = rusqlite::Connection::open(&target).unwrap();
-        let mut query = dwh.prepare("select id || ' ' || name from t order by id").unwrap();
-        let rows = query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap);
-        rows.collect()
-    };
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["1 ann", "2 bob"]);
+    let way = Way::new(&fake, "change: log");
+    assert_eq!(way.pass(), ["1 ann", "2 bob"]);
     // The first read saw what is only captured now: it does not go back to `bo`.
     fake.change(|shop| {
         shop.log = vec![(0x25, changed(2, "bo"))];
         (shop.newest, shop.now) = (Some((0x25, 2)), 10);
     });
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["1 ann", "2 bob"]);
+    assert_eq!(way.pass(), ["1 ann", "2 bob"]);
     fake.change(|shop| {
         shop.log = vec![(0x26, changed(2, "bob")), (0x27, gone(1)), (0x28, changed(3, "cid"))];
         (shop.newest, shop.now) = (Some((0x30, 15)), 20);
     });
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["2 bob", "3 cid"]);
+    assert_eq!(way.pass(), ["2 bob", "3 cid"]);
     fake.change(|shop| {
         (shop.log, shop.newest, shop.now) = (vec![(0x31, changed(3, "cyd"))], Some((0x31, 30)), 40)
     });
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["2 bob", "3 cyd"]);
+    assert_eq!(way.pass(), ["2 bob", "3 cyd"]);
 }

@@ -1,7 +1,6 @@
 //! A SQL Server with one table, pretended: what the tests of the source ask, it answers from its fields.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -11,9 +10,12 @@ use frazil::Error;
 use frazil::connection::Connection;
 use frazil::connectors;
 use frazil::delta::Watermark;
-use frazil::source::{BeyondHorizon, ChangeDetection, NullCursor, ReadPlan, ReadRequest, ValuePolicy};
+use frazil::source::{ChangeDetection, ReadPlan, ReadRequest};
 use frazil::table::TableId;
 
+use tempfile::TempDir;
+
+use crate::fixture::{self, Pipeline};
 use crate::tds::{Answer, Column, Request, Server, ServerError, Type, Value};
 
 /// What the pretended server has: one table `dbo.t`, in the words of the catalog.
@@ -248,25 +250,31 @@ impl Shop {
     }
 }
 
-pub(crate) fn request(change: ChangeDetection) -> ReadRequest {
-    ReadRequest {
-        table: TableId::new("dbo", "t"),
-        columns: None,
-        filter: None,
-        key: vec!["id".into()],
-        keyed: true,
-        change,
-        cursor: None,
-        lag: Duration::ZERO,
-        null_cursor: NullCursor::Include,
-        beyond_horizon: BeyondHorizon::Wait,
-        values: ValuePolicy::default(),
-        from: None,
-        parallel: 2,
-        batch_rows: 1000,
-        batch_bytes: 1 << 20,
-        portion_bytes: 1 << 40,
+/// From the responder's table `t` by way of a lake into SQLite, by the program itself.
+pub(crate) struct Way {
+    folder: TempDir,
+    pipeline: Pipeline,
+}
+
+impl Way {
+    pub(crate) fn new(fake: &Fake, settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let target = format!("sqlite://{}", folder.path().join("dwh.db").display());
+        let pipeline = Pipeline::new(&fake.server.url(), &target, &[&format!("dbo.t: {{ {settings} }}")]);
+        Self { folder, pipeline }
     }
+
+    /// What the other end has after one more pass.
+    pub(crate) fn pass(&self) -> Vec<String> {
+        self.pipeline.ok(&["run"]);
+        let dwh = rusqlite::Connection::open(self.folder.path().join("dwh.db")).unwrap();
+        let mut query = dwh.prepare("select id || ' ' || name from t order by id").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+}
+
+pub(crate) fn request(change: ChangeDetection) -> ReadRequest {
+    fixture::read_request(TableId::new("dbo", "t"), change)
 }
 
 /// What one pass gave: its plan, its rows as text, and where it ended.

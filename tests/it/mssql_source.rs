@@ -10,8 +10,7 @@ use frazil::ErrorKind;
 use frazil::delta::Watermark;
 use frazil::source::{ChangeDetection, Extent, OutOfRange, SubMicrosecond};
 
-use crate::fixture::Pipeline;
-use crate::mssql_shop::{Fake, Shop, read, request, text};
+use crate::mssql_shop::{Fake, Shop, Way, read, request, text};
 use crate::tds::{ServerError, Trouble, Type, Value, When};
 
 #[tokio::test]
@@ -281,21 +280,8 @@ fn a_deleted_row_is_gone_at_the_other_end() {
     let mut shop = Shop::people();
     shop.tracked = true;
     let fake = Fake::new(shop);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("dwh.db");
-    let pipeline = Pipeline::new(
-        &fake.server.url(),
-        &format!("sqlite://{}", target.display()),
-        &["dbo.t: { change: tracking }"],
-    );
-    let rows = || -> Vec<String> {
-        let dwh = rusqlite::Connection::open(&target).unwrap();
-        let mut query = dwh.prepare("select id || ' ' || name from t order by id").unwrap();
-        let rows = query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap);
-        rows.collect()
-    };
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["1 ann", "2 bob"]);
+    let way = Way::new(&fake, "change: tracking");
+    assert_eq!(way.pass(), ["1 ann", "2 bob"]);
     fake.change(|shop| {
         shop.version = 7;
         shop.changes = vec![
@@ -304,10 +290,8 @@ fn a_deleted_row_is_gone_at_the_other_end() {
             vec![Value::Int(3), text("cid"), Value::Int(0)],
         ];
     });
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["1 anna", "3 cid"]);
+    assert_eq!(way.pass(), ["1 anna", "3 cid"]);
     // The same changes once more do nothing.
     fake.change(|shop| shop.version = 8);
-    pipeline.ok(&["run"]);
-    assert_eq!(rows(), ["1 anna", "3 cid"]);
+    assert_eq!(way.pass(), ["1 anna", "3 cid"]);
 }

@@ -27,7 +27,7 @@ fn open_url(url: &str) -> Arc<dyn Target> {
 }
 
 fn shows(snapshot: i64) -> Applied {
-    Applied { lake_table: LAKE_TABLE, snapshot: SnapshotId(snapshot) }
+    Applied::new(LAKE_TABLE, SnapshotId(snapshot))
 }
 
 /// `id bigint, name text`, keyed by id.

@@ -31,24 +31,7 @@ pub(crate) struct Pass {
 }
 
 pub(crate) fn request(table: &str) -> ReadRequest {
-    ReadRequest {
-        table: table.parse().unwrap(),
-        columns: None,
-        filter: None,
-        key: vec!["id".to_owned()],
-        keyed: true,
-        change: ChangeDetection::Auto,
-        cursor: None,
-        lag: Duration::ZERO,
-        null_cursor: NullCursor::Include,
-        beyond_horizon: BeyondHorizon::Wait,
-        values: ValuePolicy::default(),
-        from: None,
-        parallel: 2,
-        batch_rows: 1000,
-        batch_bytes: 1 << 20,
-        portion_bytes: 1 << 40,
-    }
+    fixture::read_request(table.parse().unwrap(), ChangeDetection::Auto)
 }
 
 pub(crate) async fn pass(db: &Database, request: ReadRequest) -> Result<Pass, Error> {

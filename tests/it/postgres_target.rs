@@ -23,7 +23,7 @@ fn open(url: &str) -> Arc<dyn Target> {
 }
 
 fn shows(snapshot: i64) -> Applied {
-    Applied { lake_table: LAKE_TABLE, snapshot: SnapshotId(snapshot) }
+    Applied::new(LAKE_TABLE, SnapshotId(snapshot))
 }
 
 /// A field of a Postgres type, as the Postgres source makes it.

@@ -20,6 +20,8 @@ use futures::StreamExt;
 use rusqlite::Connection as Database;
 use tempfile::TempDir;
 
+use crate::fixture;
+
 /// A database file, open as its application would have it.
 struct Shop {
     dir: TempDir,
@@ -109,22 +111,9 @@ fn rows(batches: &[RecordBatch]) -> String {
 
 fn request(table: &str) -> ReadRequest {
     ReadRequest {
-        table: TableId::bare(table),
-        columns: None,
-        filter: None,
-        key: vec!["id".into()],
-        keyed: true,
-        change: ChangeDetection::Auto,
-        cursor: None,
-        lag: Duration::ZERO,
-        null_cursor: NullCursor::Include,
-        beyond_horizon: BeyondHorizon::Wait,
-        values: Default::default(),
-        from: None,
-        parallel: 2,
         batch_rows: 65_536,
-        batch_bytes: 4 << 20,
         portion_bytes: 1 << 30,
+        ..fixture::read_request(TableId::bare(table), ChangeDetection::Auto)
     }
 }
 
@@ -655,7 +644,7 @@ struct Load {
 const LAKE: uuid::Uuid = uuid::Uuid::from_u128(7);
 
 fn applied(snapshot: i64) -> Applied {
-    Applied { lake_table: LAKE, snapshot: SnapshotId(snapshot) }
+    Applied::new(LAKE, SnapshotId(snapshot))
 }
 
 impl Load {

@@ -25,13 +25,8 @@ fn shop(stream: &str) -> (Pipeline, rusqlite::Connection) {
 
 const BY_VERSION: &str = "main.orders: { change: version, cursor: v }";
 
-fn json(pipeline: &Pipeline, arguments: &[&str]) -> Vec<Value> {
-    let text = pipeline.ok(&[arguments, &["--output", "json"]].concat()).stdout;
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn extracted(pipeline: &Pipeline, arguments: &[&str]) -> u64 {
-    json(pipeline, arguments)[0]["extract"]["rows"].as_u64().unwrap()
+    pipeline.json(arguments)[0]["extract"]["rows"].as_u64().unwrap()
 }
 
 /// Customers in the target, in key order.
@@ -44,7 +39,7 @@ fn target(pipeline: &Pipeline) -> Vec<String> {
 #[test]
 fn a_position_has_a_past_and_can_be_set_back() {
     let (pipeline, _db) = shop(BY_VERSION);
-    let past = json(&pipeline, &["state", "history"]);
+    let past = pipeline.json(&["state", "history"]);
     assert_eq!(past.len(), 2, "{past:?}");
     assert_eq!(past[0]["from"], past[1]["to"]);
     assert_eq!(past[1]["from"], Value::Null);
@@ -52,13 +47,13 @@ fn a_position_has_a_past_and_can_be_set_back() {
     // Rows since then are read again, and change nothing.
     let first = past[1]["snapshot"].to_string();
     pipeline.ok(&["state", "set", "main.orders", "--as-of", &first]);
-    let past = json(&pipeline, &["state", "history"]);
+    let past = pipeline.json(&["state", "history"]);
     assert_eq!((past.len(), &past[0]["to"]), (3, &past[2]["to"]));
     assert!(past[0]["set_by"].is_string(), "{past:?}");
     assert_eq!(extracted(&pipeline, &["run"]), 2);
     assert_eq!(target(&pipeline), ["anna", "bob", "cy"]);
 
-    let deeds = json(&pipeline, &["journal"]);
+    let deeds = pipeline.json(&["journal"]);
     assert_eq!((&deeds[0]["deed"], &deeds[0]["subject"]), (&"set".into(), &"main.orders".into()));
     assert_ne!(deeds[0]["from"], deeds[0]["to"]);
 }
@@ -94,7 +89,7 @@ fn a_position_that_makes_no_sense_is_refused() {
         assert!(ran.stderr.contains(message), "{arguments:?}: {ran:?}");
     }
     assert_eq!(pipeline.ok(&["state", "export"]).stdout, before);
-    assert!(json(&pipeline, &["journal"]).is_empty());
+    assert!(pipeline.json(&["journal"]).is_empty());
     let (whole, _db) = shop("main.orders: { change: full }");
     let ran = whole.run(&["state", "set", "main.orders", "{}"]);
     assert!(ran.stderr.contains("read whole in every pass"), "{ran:?}");
@@ -103,15 +98,15 @@ fn a_position_that_makes_no_sense_is_refused() {
 #[test]
 fn a_stream_that_cannot_go_on_is_found() {
     let (pipeline, _db) = shop(BY_VERSION);
-    let good = json(&pipeline, &["state", "verify"]);
+    let good = pipeline.json(&["state", "verify"]);
     assert_eq!(good[0]["findings"], Value::Array(Vec::new()), "{good:?}");
 
-    let first = json(&pipeline, &["state", "history"])[1]["snapshot"].to_string();
+    let first = pipeline.json(&["state", "history"])[1]["snapshot"].to_string();
     pipeline.ok(&["rollback", "main.orders", "--to", &first]);
     let ran = pipeline.run(&["state", "verify"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stdout.contains("was rolled back from"), "{ran:?}");
-    let deeds = json(&pipeline, &["journal"]);
+    let deeds = pipeline.json(&["journal"]);
     assert_eq!((&deeds[0]["deed"], &deeds[0]["to"]), (&"rollback".into(), &Value::String(first)));
     pipeline.ok(&["load"]);
     pipeline.ok(&["state", "verify"]);
@@ -132,7 +127,7 @@ fn everything_is_read_again_and_only_what_differs_is_committed() {
     pipeline.ok(&["run"]);
     assert_eq!(target(&pipeline), ["nobody", "bob", "cy"], "no pass can see it");
 
-    let report = &json(&pipeline, &["run", "--full-refresh"])[0];
+    let report = &pipeline.json(&["run", "--full-refresh"])[0];
     let extract = &report["extract"];
     assert_eq!((&extract["rows"], &extract["deleted"]), (&1.into(), &1.into()), "{report}");
     assert_eq!(target(&pipeline), ["anna", "bobby"]);
@@ -140,7 +135,16 @@ fn everything_is_read_again_and_only_what_differs_is_committed() {
     db.execute_batch("insert into orders values (4, 'di', 9)").unwrap();
     assert_eq!(extracted(&pipeline, &["run"]), 1);
     assert_eq!(target(&pipeline), ["anna", "bobby", "di"]);
-    let deeds = json(&pipeline, &["journal"]);
+    // What only the target lost is work that was done, too.
+    dwh.execute_batch("update orders set customer = 'nobody' where id = 1").unwrap();
+    let report = &pipeline.json(&["run", "--full-refresh"])[0];
+    assert_eq!(
+        (&report["verdict"], &report["extract"]["changed"]),
+        (&"done".into(), &false.into()),
+        "{report}"
+    );
+    assert_eq!(target(&pipeline), ["anna", "bobby", "di"]);
+    let deeds = pipeline.json(&["journal"]);
     assert_eq!(deeds[0]["deed"], "full_refresh");
 }
 

@@ -36,6 +36,7 @@ pub(super) fn create(table: &TableId) -> String {
          [target_table] nvarchar(128) COLLATE {KEY_COLLATION} NOT NULL,\n  \
          [lake_table] uniqueidentifier NOT NULL,\n  [snapshot_id] bigint NOT NULL,\n  \
          [applied_at] datetime2(7) NOT NULL,\n  [rows] bigint NOT NULL,\n  [columns] nvarchar(max) NOT NULL,\n  \
+         [halfway] nvarchar(60) COLLATE {KEY_COLLATION} NULL,\n  \
          CONSTRAINT [pk_frazil_applied] PRIMARY KEY ([stream], [target_table])\n)",
         MSSQL.table(&beside(table))
     )
@@ -69,7 +70,7 @@ pub(super) async fn history(session: &mut Session, table: &TableId) -> Result<Hi
 /// What the table shows. `None` too when there is no control table yet.
 pub(super) async fn applied(session: &mut Session, stream: &str, table: &TableId) -> Result<Option<Applied>> {
     let query = format!(
-        "SELECT CAST(a.[lake_table] AS nvarchar(36)) AS lake_table, a.[snapshot_id] FROM {} AS a \
+        "SELECT CAST(a.[lake_table] AS nvarchar(36)) AS lake_table, a.[snapshot_id], a.[halfway] FROM {} AS a \
          WHERE a.[stream] = @P1 AND a.[target_table] = @P2",
         MSSQL.table(&beside(table))
     );
@@ -82,7 +83,8 @@ pub(super) async fn applied(session: &mut Session, stream: &str, table: &TableId
     let lake_table = row.try_get::<&str, _>(0)?.and_then(|text| uuid::Uuid::parse_str(text).ok());
     match (lake_table, row.try_get::<i64, _>(1)?) {
         (Some(lake_table), Some(snapshot)) => {
-            Ok(Some(Applied { lake_table, snapshot: SnapshotId(snapshot) }))
+            let halfway = row.try_get::<&str, _>(2)?.map(str::parse).transpose()?;
+            Ok(Some(Applied { lake_table, snapshot: SnapshotId(snapshot), halfway }))
         }
         _ => Err(Error::new(ErrorKind::Corrupt, "the control row names no lake table").with("table", table)),
     }
@@ -99,22 +101,29 @@ pub(super) async fn claim(
     session.batch(&format!("SET LOCK_TIMEOUT {PATIENCE}")).await?;
     let control = MSSQL.table(&beside(table));
     let (name, lake_table, snapshot) = (table.name.as_str(), to.lake_table.to_string(), to.snapshot.0);
+    let halfway = |of: Applied| of.halfway.map(|halfway| halfway.to_string());
+    let next = halfway(to);
     let moved = match from {
         None => {
             let insert = format!(
-                "INSERT INTO {control} ([stream], [target_table], [lake_table], [snapshot_id], [applied_at], [rows], [columns]) \
-                 VALUES (@P1, @P2, CAST(@P3 AS uniqueidentifier), @P4, SYSUTCDATETIME(), 0, N'{{}}')"
+                "INSERT INTO {control} ([stream], [target_table], [lake_table], [snapshot_id], [halfway], [applied_at], [rows], [columns]) \
+                 VALUES (@P1, @P2, CAST(@P3 AS uniqueidentifier), @P4, @P5, SYSUTCDATETIME(), 0, N'{{}}')"
             );
-            session.run(&insert, &[&stream, &name, &lake_table.as_str(), &snapshot]).await
+            session.run(&insert, &[&stream, &name, &lake_table.as_str(), &snapshot, &next.as_deref()]).await
         }
         Some(from) => {
             let update = format!(
-                "UPDATE {control} SET [lake_table] = CAST(@P3 AS uniqueidentifier), [snapshot_id] = @P4 \
+                "UPDATE {control} SET [lake_table] = CAST(@P3 AS uniqueidentifier), [snapshot_id] = @P4, [halfway] = @P5 \
                  WHERE [stream] = @P1 AND [target_table] = @P2 \
-                 AND [lake_table] = CAST(@P5 AS uniqueidentifier) AND [snapshot_id] = @P6"
+                 AND [lake_table] = CAST(@P6 AS uniqueidentifier) AND [snapshot_id] = @P7 \
+                 AND COALESCE([halfway], N'') = @P8"
             );
-            let (old, at) = (from.lake_table.to_string(), from.snapshot.0);
-            session.run(&update, &[&stream, &name, &lake_table.as_str(), &snapshot, &old.as_str(), &at]).await
+            let (old, at, was) = (from.lake_table.to_string(), from.snapshot.0, halfway(from));
+            let (next, was) = (next.as_deref(), was.as_deref().unwrap_or_default());
+            let lake_table = lake_table.as_str();
+            session
+                .run(&update, &[&stream, &name, &lake_table, &snapshot, &next, &old.as_str(), &at, &was])
+                .await
         }
     };
     match moved {

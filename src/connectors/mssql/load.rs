@@ -17,7 +17,7 @@ use super::relation::{self, Relation};
 use super::stage::{self, Staged};
 use super::statements::{Statements, Way};
 use crate::clients::mssql::{Isolation, Session};
-use crate::connectors::sql::{Ended, check_changes};
+use crate::connectors::sql::{check_changes, endings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::TableId;
@@ -105,12 +105,10 @@ impl Load<'_> {
     /// Ends the versions of rows that go or change, and begins those that are new.
     async fn versions(&mut self, stats: &mut MergeStats, at: DateTime<Utc>, whole: bool) -> Result<()> {
         self.index().await?;
-        let deletes = self.statements.deletes != Deletes::Ignore;
-        for (which, wanted) in [(Ended::Others, whole), (Ended::Deleted, deletes), (Ended::Changed, true)] {
-            let statements = self.statements.end_versions(at, which).filter(|_| wanted);
-            for statement in statements.into_iter().flatten() {
+        for which in endings(self.statements.deletes, whole) {
+            for statement in self.statements.end_versions(at, which).into_iter().flatten() {
                 let ended = self.execute(&statement).await?;
-                stats.deleted += if which == Ended::Changed { 0 } else { ended };
+                stats.deleted += if which.is_delete() { ended } else { 0 };
             }
         }
         stats.upserted = self.execute(&self.statements.begin_versions(at)).await?;

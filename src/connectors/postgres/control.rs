@@ -31,7 +31,7 @@ pub(super) fn create(table: &TableId) -> String {
         "CREATE TABLE {} (\n  stream text NOT NULL,\n  target_table text NOT NULL,\n  \
          lake_table uuid NOT NULL,\n  snapshot_id bigint NOT NULL,\n  \
          applied_at timestamp with time zone NOT NULL,\n  rows bigint NOT NULL,\n  \
-         columns text NOT NULL,\n  \
+         columns text NOT NULL,\n  halfway text,\n  \
          PRIMARY KEY (stream, target_table)\n)",
         POSTGRES.table(&beside(table))
     )
@@ -71,7 +71,7 @@ pub(super) async fn applied(client: &Client, stream: &str, table: &TableId) -> R
     let found = client
         .query_opt(
             &format!(
-                "SELECT lake_table::text, snapshot_id FROM {} WHERE stream = $1 AND target_table = $2",
+                "SELECT lake_table::text, snapshot_id, halfway FROM {} WHERE stream = $1 AND target_table = $2",
                 POSTGRES.table(&beside(table))
             ),
             &[&stream, &table.name],
@@ -83,7 +83,8 @@ pub(super) async fn applied(client: &Client, stream: &str, table: &TableId) -> R
             let lake_table = uuid::Uuid::parse_str(row.get(0)).map_err(|error| {
                 Error::new(ErrorKind::Corrupt, "the control row names no lake table").because(error)
             })?;
-            Ok(Some(Applied { lake_table, snapshot: SnapshotId(row.get(1)) }))
+            let halfway = row.get::<_, Option<&str>>(2).map(str::parse).transpose()?;
+            Ok(Some(Applied { lake_table, snapshot: SnapshotId(row.get(1)), halfway }))
         }
         Err(error)
             if matches!(error.code(), Some(&(SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME))) =>
@@ -105,15 +106,16 @@ pub(super) async fn claim(
     client.batch_execute(&format!("SET LOCAL lock_timeout = '{PATIENCE}'")).await?;
     let control = POSTGRES.table(&beside(table));
     let (lake_table, snapshot) = (to.lake_table.to_string(), to.snapshot.0);
+    let halfway = |of: Applied| of.halfway.map(|halfway| halfway.to_string());
     let moved = match from {
         None => {
             client
                 .execute(
                     &format!(
-                    "INSERT INTO {control} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns)
-                         VALUES ($1, $2, $3::text::uuid, $4, now(), 0, '{{}}') ON CONFLICT DO NOTHING"
+                    "INSERT INTO {control} (stream, target_table, lake_table, snapshot_id, halfway, applied_at, rows, columns)
+                         VALUES ($1, $2, $3::text::uuid, $4, $5, now(), 0, '{{}}') ON CONFLICT DO NOTHING"
                 ),
-                    &[&stream, &table.name, &lake_table, &snapshot],
+                    &[&stream, &table.name, &lake_table, &snapshot, &halfway(to)],
                 )
                 .await
         }
@@ -121,17 +123,19 @@ pub(super) async fn claim(
             client
                 .execute(
                     &format!(
-                        "UPDATE {control} SET lake_table = $3::text::uuid, snapshot_id = $4
-                         WHERE stream = $1 AND target_table = $2
-                           AND lake_table = $5::text::uuid AND snapshot_id = $6"
+                        "UPDATE {control} SET lake_table = $3::text::uuid, snapshot_id = $4, halfway = $5
+                         WHERE stream = $1 AND target_table = $2 AND lake_table = $6::text::uuid
+                           AND snapshot_id = $7 AND halfway IS NOT DISTINCT FROM $8"
                     ),
                     &[
                         &stream,
                         &table.name,
                         &lake_table,
                         &snapshot,
+                        &halfway(to),
                         &from.lake_table.to_string(),
                         &from.snapshot.0,
+                        &halfway(from),
                     ],
                 )
                 .await

@@ -20,11 +20,11 @@ use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER};
 use super::prepare::{self, is_empty};
 use super::statements::Statements;
 use crate::clients::postgres::translate;
-use crate::connectors::sql::{Ended, check_changes};
+use crate::connectors::sql::{check_changes, endings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::TableId;
-use crate::target::{Deletes, Merge, MergeStats, Strategy};
+use crate::target::{Merge, MergeStats, Strategy};
 
 /// The planner is led to look rows up by key while a change is below this part of the table; above, it
 /// pays to read the table once. Measured: see `benches/README.md`.
@@ -101,12 +101,10 @@ impl Load<'_> {
     async fn versions(mut self, at: DateTime<Utc>, whole: bool, key_is_there: bool) -> Result<MergeStats> {
         let mut stats = MergeStats { staged: self.stage().await?, ..MergeStats::default() };
         self.lead_planner(stats.staged).await?;
-        let deletes = self.statements.deletes != Deletes::Ignore;
-        for (which, wanted) in [(Ended::Others, whole), (Ended::Deleted, deletes), (Ended::Changed, true)] {
-            let statements = self.statements.end_versions(at, which).filter(|_| wanted);
-            for statement in statements.into_iter().flatten() {
+        for which in endings(self.statements.deletes, whole) {
+            for statement in self.statements.end_versions(at, which).into_iter().flatten() {
                 let ended = self.execute(&statement).await?;
-                stats.deleted += if which == Ended::Changed { 0 } else { ended };
+                stats.deleted += if which.is_delete() { ended } else { 0 };
             }
         }
         stats.upserted = self.execute(&self.statements.begin_versions(at)).await?;

@@ -15,7 +15,7 @@
 use super::{Present, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
-use crate::target::{IS_CURRENT, TargetTable, VALID_FROM, VALID_TO};
+use crate::target::{Deletes, IS_CURRENT, TargetTable, VALID_FROM, VALID_TO};
 
 const ALL: [&str; 3] = [VALID_FROM, VALID_TO, IS_CURRENT];
 
@@ -28,6 +28,20 @@ pub enum Ended {
     Changed,
     /// Those of rows that a whole content leaves out.
     Others,
+}
+
+/// Which versions a load ends, in this order. `whole`: what is staged is all that there is.
+pub fn endings(deletes: Deletes, whole: bool) -> impl Iterator<Item = Ended> {
+    let wanted =
+        [(Ended::Others, whole), (Ended::Deleted, deletes != Deletes::Ignore), (Ended::Changed, true)];
+    wanted.into_iter().filter_map(|(which, wanted)| wanted.then_some(which))
+}
+
+impl Ended {
+    /// Whether the rows of these versions are gone with them.
+    pub fn is_delete(self) -> bool {
+        self != Self::Changed
+    }
 }
 
 /// Adds the columns that say when a version was valid, where the stream wants versions. The words are the

@@ -23,6 +23,7 @@ const CREATE_CONTROL: &str = "CREATE TABLE IF NOT EXISTS frazil_applied (
   applied_at TIMESTAMP NOT NULL,
   rows INTEGER NOT NULL,
   columns TEXT NOT NULL DEFAULT '{}',
+  halfway TEXT,
   PRIMARY KEY (stream, target_table)
 )";
 

@@ -199,8 +199,8 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
     database
         .execute(
             &format!(
-                "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns)
-                 VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5, json_patch({NOTED}, ?6))"
+                "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns, halfway)
+                 VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5, json_patch({NOTED}, ?6), ?7)"
             ),
             params![
                 move_.stream,
@@ -208,7 +208,8 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
                 move_.to.lake_table.to_string(),
                 move_.to.snapshot.0,
                 i64::try_from(stats.staged).unwrap_or(i64::MAX),
-                columns
+                columns,
+                move_.to.halfway.map(|halfway| halfway.to_string())
             ],
         )
         .map_err(failed)?;
@@ -231,16 +232,24 @@ fn applied(database: &Database, stream: &str, table: &str) -> rusqlite::Result<O
     database
         .query_row(
             &format!(
-                "SELECT lake_table, snapshot_id FROM {} WHERE stream = ?1 AND target_table = ?2",
+                "SELECT lake_table, snapshot_id, halfway FROM {} WHERE stream = ?1 AND target_table = ?2",
                 SQLITE.ident(CONTROL)
             ),
             [stream, table],
             |row| {
                 let lake_table: String = row.get(0)?;
-                let lake_table = Uuid::parse_str(&lake_table).map_err(|error| {
-                    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
-                })?;
-                Ok(Applied { lake_table, snapshot: SnapshotId(row.get(1)?) })
+                let halfway: Option<String> = row.get(2)?;
+                let unread = |column, error| {
+                    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error)
+                };
+                Ok(Applied {
+                    lake_table: Uuid::parse_str(&lake_table).map_err(|error| unread(0, error.into()))?,
+                    snapshot: SnapshotId(row.get(1)?),
+                    halfway: halfway
+                        .map(|text| text.parse())
+                        .transpose()
+                        .map_err(|error: Error| unread(2, error.into()))?,
+                })
             },
         )
         .optional()
