@@ -161,7 +161,7 @@ pub(super) fn normal(arrow: &DataType) -> DataType {
 
 /// A column of the batches, and how it is written.
 #[derive(Debug, Clone)]
-pub(super) struct Output {
+pub struct Output {
     /// Its place in the batch.
     pub(super) index: usize,
     /// Its name, for errors.
@@ -171,15 +171,27 @@ pub(super) struct Output {
     pub(super) key: bool,
 }
 
+impl Output {
+    /// The column at this place in the batch, for one of the target's that has this type; `None` when its
+    /// values cannot get into that.
+    pub fn of(index: usize, name: &str, arrow: &DataType, target: &str) -> Option<Self> {
+        let wire = carry(arrow, target)?.wire;
+        Some(Self { index, name: name.to_owned(), wire, key: false })
+    }
+}
+
 /// A batch, taken apart.
-pub(super) struct Batch {
+#[derive(Debug)]
+pub struct Batch {
     columns: Vec<(Wire, ArrayRef)>,
     ops: Int8Array,
 }
 
 impl Batch {
     /// Takes a batch apart and finds what cannot be written. Its last column is `_op`.
-    pub(super) fn new(batch: &RecordBatch, outputs: &[Output]) -> Result<Self> {
+    ///
+    /// Fails with [`Data`](ErrorKind::Data) where a key is NULL.
+    pub fn new(batch: &RecordBatch, outputs: &[Output]) -> Result<Self> {
         let ops = batch
             .columns()
             .last()
@@ -207,7 +219,8 @@ impl Batch {
         Ok(Self { columns, ops })
     }
 
-    pub(super) fn rows(&self) -> usize {
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
         self.ops.len()
     }
 
@@ -217,8 +230,8 @@ impl Batch {
     }
 
     /// The cells of a row and its operation, each of exactly its staging column's type; and whether one of
-    /// them is too long for a bulk load.
-    pub(super) fn row(&self, row: usize, outputs: &[Output]) -> Result<(TokenRow<'_>, bool)> {
+    /// them is too long for a bulk load. Fails with [`Data`](ErrorKind::Data) where a value does not fit.
+    pub fn row(&self, row: usize, outputs: &[Output]) -> Result<(TokenRow<'_>, bool)> {
         let mut cells = TokenRow::with_capacity(self.columns.len() + 1);
         let mut too_long = false;
         for (column, (wire, array)) in self.columns.iter().enumerate() {

@@ -9,7 +9,7 @@ mod column;
 mod control;
 pub mod decode;
 mod discover;
-mod encode;
+pub mod encode;
 mod horizon;
 mod keyset;
 mod kind;
