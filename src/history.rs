@@ -38,7 +38,8 @@ create table if not exists passes (
     rows_deleted integer,
     error_kind text,
     error text,
-    version text not null
+    version text not null,
+    rows_rejected integer
 );
 create index if not exists passes_by_stream on passes (stream, id);
 ";
@@ -88,6 +89,8 @@ pub struct Pass {
     pub rows_upserted: Option<u64>,
     /// Rows deleted in the target.
     pub rows_deleted: Option<u64>,
+    /// Rows that became dead letters, on either half.
+    pub rows_rejected: Option<u64>,
     /// The error's kind.
     pub error_kind: Option<String>,
     /// The error.
@@ -119,6 +122,7 @@ impl History {
             db.busy_timeout(PATIENCE)?;
             spare_the_disk(&db)?;
             db.execute_batch(TABLES)?;
+            add_what_is_new(&db)?;
             Ok(db)
         };
         let db = begin().map_err(|source| {
@@ -142,8 +146,8 @@ impl History {
         self.db
             .execute(
                 "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
-                 file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version) \
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                 file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version, rows_rejected) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
                 params![
                     report.run.to_string(),
                     verb,
@@ -163,6 +167,7 @@ impl History {
                     error.map(|error| error.kind),
                     error.map(|error| &error.message),
                     env!("CARGO_PKG_VERSION"),
+                    extract.map(|extract| extract.rejected as i64),
                 ],
             )
             .and_then(|_| {
@@ -241,6 +246,18 @@ impl History {
     }
 }
 
+/// A file of an older version lacks a column. Two who add it at once both end with it.
+fn add_what_is_new(db: &Connection) -> rusqlite::Result<()> {
+    let lacks = || db.prepare("select rows_rejected from passes").is_err();
+    if lacks()
+        && let Err(error) = db.execute_batch("alter table passes add column rows_rejected integer")
+        && lacks()
+    {
+        return Err(error);
+    }
+    Ok(())
+}
+
 /// Notes go to a log that is synced now and then: a power cut may take the last of them, and never harms
 /// the file. Where that cannot be had, on some network drives or while another run opens the file too,
 /// each note is synced.
@@ -270,6 +287,7 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
         snapshot: row.get("snapshot")?,
         rows_upserted: count("rows_upserted")?,
         rows_deleted: count("rows_deleted")?,
+        rows_rejected: count("rows_rejected")?,
         error_kind: row.get("error_kind")?,
         error: row.get("error")?,
     })
@@ -328,6 +346,19 @@ mod tests {
         let since = |seconds| Filter { since: DateTime::from_timestamp(seconds, 0), ..everything.clone() };
         assert_eq!((count(since(0)), count(since(1))), (4, 0));
         assert!(folder.path().join(".frazil/.gitignore").exists());
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_gets_what_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let older = TABLES.replace("not null,\n    rows_rejected integer", "not null");
+        assert_ne!(older, TABLES);
+        Connection::open(&path).unwrap().execute_batch(&older).unwrap();
+        for _ in 0..2 {
+            History::open(&path).unwrap().record("run", &report("a", Verdict::Done)).unwrap();
+        }
+        assert_eq!(History::open(&path).unwrap().last("a").unwrap().unwrap().rows_rejected, None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::compare::CompareArgs;
+use super::dlq::DlqCommand;
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
 use super::serve_args::{JobsCommand, ServeArgs};
@@ -90,7 +91,7 @@ impl Output {
 impl Command {
     /// Whether it prints rows, and not a report.
     pub(super) fn prints_rows(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::Changes(_))
+        matches!(self, Self::Query(_) | Self::Changes(_) | Self::Dlq(DlqCommand::Show(_)))
     }
 }
 
@@ -137,6 +138,9 @@ pub(super) enum Command {
     /// Positions in the sources, as the lake holds them
     #[command(subcommand)]
     State(StateCommand),
+    /// Dead letters: rows that could not be carried
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Who changed state by hand: positions set, tables rolled back, streams paused
     Journal(JournalArgs),
     /// Print the JSON Schema of the configuration

@@ -23,7 +23,18 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
     } else {
         let rows: Vec<_> = passes.iter().map(row).collect();
         output::table(
-            &["started", "stream", "verb", "verdict", "seconds", "extracted", "upserted", "deleted", "error"],
+            &[
+                "started",
+                "stream",
+                "verb",
+                "verdict",
+                "seconds",
+                "extracted",
+                "upserted",
+                "deleted",
+                "rejected",
+                "error",
+            ],
             &rows,
         )?;
     }
@@ -46,6 +57,7 @@ fn row(pass: &Pass) -> Vec<String> {
         count(pass.rows_extracted),
         count(pass.rows_upserted),
         count(pass.rows_deleted),
+        count(pass.rows_rejected),
         pass.error.clone().unwrap_or_default(),
     ]
 }

@@ -8,6 +8,7 @@ mod check;
 mod compare;
 mod demo;
 mod discover;
+mod dlq;
 mod history;
 mod init;
 mod inspect;
@@ -86,6 +87,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Status(args) => status::status(&global, &args.streams).await,
         Command::Maintain(args) => maintain::maintain(&global, &args).await,
         Command::State(command) => state::state(&global, &command).await,
+        Command::Dlq(command) => dlq::dlq(&global, &command).await,
         Command::Journal(args) => journal::journal(&global, &args),
         Command::Snapshots(args) => lake_table::snapshots(&global, &args).await,
         Command::Tag(args) => lake_table::tag(&global, &args).await,

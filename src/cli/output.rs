@@ -153,8 +153,12 @@ fn extracted(extract: &ExtractReport) -> String {
         0 => String::new(),
         deleted => format!(", {} deleted", show_count(deleted)),
     };
+    let rejected = match extract.rejected {
+        0 => String::new(),
+        rejected => format!(", {} rejected", show_count(rejected)),
+    };
     format!(
-        "{}{deleted} to the lake by {} ({} in {})",
+        "{}{deleted}{rejected} to the lake by {} ({} in {})",
         show_rows(extract.rows),
         extract.change.name(),
         show_bytes(extract.file_bytes),

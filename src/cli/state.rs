@@ -291,7 +291,7 @@ pub(super) fn journal(config: &Config) -> Result<Journal> {
     Journal::open(&Journal::place(&History::place(config.path())))
 }
 
-fn named<'a>(streams: &'a [Stream], name: &str) -> Result<&'a Stream> {
+pub(super) fn named<'a>(streams: &'a [Stream], name: &str) -> Result<&'a Stream> {
     streams.iter().find(|stream| stream.name == name).ok_or_else(|| {
         let hint = did_you_mean(name, streams.iter().map(|stream| stream.name.as_str()));
         Error::new(ErrorKind::Config, "there is no such stream")

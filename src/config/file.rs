@@ -10,7 +10,9 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::MaintenanceEntry;
 use super::audit::AuditEntry;
+use super::connections::ConnectionEntry;
 use super::lake::LakeEntry;
+use super::reject::Limit;
 use super::schedule::ScheduleEntry;
 use super::units;
 use super::values::Values;
@@ -43,17 +45,6 @@ pub struct File {
     /// Tables, or patterns of tables (`public.audit_*`), and their settings. A table takes its settings
     /// from one entry: its own, else the last pattern that matches.
     pub streams: Streams,
-}
-
-/// A database: its URL, or a map with the URL and more.
-#[derive(Debug)]
-pub struct ConnectionEntry {
-    /// `postgres://user:${PASSWORD}@host/database`, `sqlite:///path/to/file.db`.
-    pub url: Secret,
-    /// The password, if it is not in the URL; written as it is.
-    pub password: Option<Secret>,
-    /// Options of the URL (`sslmode: require`).
-    pub options: BTreeMap<String, String>,
 }
 
 /// The settings of a stream. What is not said comes from `defaults`.
@@ -111,8 +102,11 @@ pub struct StreamEntry {
     /// What a change must pass before it is shown in the lake; what fails is kept aside.
     pub audit: Option<AuditEntry>,
     /// What happens when the source's columns change. `evolve`: the lake follows. `freeze`: the stream
-    /// stops. `discard_row`, `discard_value`: rows or values without a place are left out, and counted.
+    /// stops. `discard_row`: rows with values that have no place become dead letters. `discard_value`: such
+    /// values are left out, and counted.
     pub schema: Option<SchemaWord>,
+    /// How many rows of a pass may become dead letters: `100`, or a share, `0.1%`. Beyond it the pass fails.
+    pub max_rejected: Option<Limit>,
     /// What happens in the lake to a column that the source dropped. `keep`: it stays and is NULL from
     /// then on. `drop`: it goes, older snapshots still show it.
     pub dropped_columns: Option<DroppedColumns>,
@@ -166,6 +160,7 @@ impl StreamEntry {
             portion,
             audit,
             schema,
+            max_rejected,
             after,
             priority,
             disabled
@@ -201,6 +196,7 @@ impl StreamEntry {
             deletes: self.deletes.unwrap_or_default(),
             batch_rows: self.batch_rows,
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
+            max_rejected: self.max_rejected.map(|limit| limit.0),
         }
     }
 }
@@ -252,69 +248,6 @@ impl JsonSchema for Streams {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let entry = generator.subschema_for::<StreamEntry>();
         json_schema!({ "type": "object", "additionalProperties": { "anyOf": [entry, { "type": "null" }] } })
-    }
-}
-
-impl<'de> Deserialize<'de> for ConnectionEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Long {
-            url: Secret,
-            password: Option<Secret>,
-            #[serde(default)]
-            options: BTreeMap<String, String>,
-        }
-
-        struct UrlOrMap;
-
-        impl<'de> Visitor<'de> for UrlOrMap {
-            type Value = ConnectionEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a URL, or a map with `url`")
-            }
-
-            fn visit_str<E>(self, url: &str) -> Result<ConnectionEntry, E> {
-                Ok(ConnectionEntry { url: Secret(url.into()), password: None, options: BTreeMap::new() })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ConnectionEntry, A::Error> {
-                let long = Long::deserialize(de::value::MapAccessDeserializer::new(entries))?;
-                Ok(ConnectionEntry { url: long.url, password: long.password, options: long.options })
-            }
-        }
-
-        deserializer.deserialize_any(UrlOrMap)
-    }
-}
-
-impl JsonSchema for ConnectionEntry {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Connection".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A database: its URL, or a map with the URL and more.",
-            "anyOf": [
-                { "type": "string", "description": "`postgres://user:${PASSWORD}@host/database`, `sqlite:///path/to/file.db`" },
-                {
-                    "type": "object",
-                    "required": ["url"],
-                    "additionalProperties": false,
-                    "properties": {
-                        "url": { "type": "string", "description": "The address." },
-                        "password": { "type": "string", "description": "The password, if it is not in the URL; written as it is." },
-                        "options": {
-                            "type": "object",
-                            "additionalProperties": { "type": "string" },
-                            "description": "Options of the URL: `sslmode: require`."
-                        }
-                    }
-                }
-            ]
-        })
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use super::file::{ConnectionEntry, File};
+use super::connections::ConnectionEntry;
+use super::file::File;
 use super::tree::Node;
 use super::vars::Lookup;
 use super::{Config, Overrides, decode, is_url, lake, shown};

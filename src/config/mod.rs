@@ -11,11 +11,13 @@
 //! value. No message repeats a value that may be a secret.
 
 mod audit;
+mod connections;
 mod decode;
 mod file;
 mod lake;
 mod load;
 mod maintenance;
+mod reject;
 mod resolve;
 mod schedule;
 mod suggest;

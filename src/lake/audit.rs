@@ -14,7 +14,7 @@ use iceberg::TableUpdate;
 use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
 
 use super::commit::{FIRST_READ, mirror, watermark_of};
-use super::{Change, LakeTable};
+use super::{Change, LakeTable, outbox};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
@@ -36,7 +36,9 @@ impl LakeTable {
 
     /// Shows a change that was committed aside; a first read that it ended with it.
     pub async fn publish(&mut self, audited: SnapshotId) -> Result<()> {
-        let watermark = self.table.metadata().snapshot_by_id(audited.0).and_then(|it| watermark_of(it));
+        let snapshot = self.table.metadata().snapshot_by_id(audited.0);
+        let note = snapshot.and_then(|snapshot| outbox::note(snapshot));
+        let watermark = snapshot.and_then(|snapshot| watermark_of(snapshot));
         let watermark = watermark.ok_or_else(|| self.no_snapshot(audited))?;
         let mut updates = vec![
             TableUpdate::SetSnapshotRef {
@@ -47,6 +49,7 @@ impl LakeTable {
             mirror(&watermark),
             TableUpdate::RemoveProperties { removals: vec![HELD_PROPERTY.to_owned()] },
         ];
+        updates.extend(note);
         if self.table.metadata().snapshot_for_ref(FIRST_READ).is_some() {
             updates.push(TableUpdate::RemoveSnapshotRef { ref_name: FIRST_READ.to_owned() });
         }

@@ -21,7 +21,7 @@ use iceberg::{TableRequirement, TableUpdate};
 use super::audit::AUDIT;
 use super::snapshot::Draft;
 use super::write::discard;
-use super::{Gone, LakeTable, Position, WrittenFile, deletes};
+use super::{Gone, LakeTable, OUTBOX, Position, WrittenFile, deletes, outbox};
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
@@ -350,7 +350,10 @@ impl LakeTable {
 
     /// The one metadata update that shows a snapshot.
     fn updates(&self, place: &Place, snapshot: Snapshot, to: &Watermark) -> Result<Vec<TableUpdate>> {
+        // What is aside is not committed yet: publishing it shows its note.
+        let note = outbox::note(&snapshot).filter(|_| place.branch != AUDIT);
         let mut updates = self.on_branch(place.branch, snapshot)?;
+        updates.extend(note);
         if place.ends_first_read {
             updates.push(TableUpdate::RemoveSnapshotRef { ref_name: FIRST_READ.to_owned() });
         }
@@ -404,7 +407,7 @@ impl Place {
     }
 }
 
-/// An idle pass: no rows, and the position stays.
+/// An idle pass: no rows, nothing for another table, and the position stays.
 fn changes_nothing(change: &Change) -> bool {
     let nothing = match &change.effect {
         Effect::Append | Effect::Upsert => true,
@@ -412,7 +415,8 @@ fn changes_nothing(change: &Change) -> bool {
         Effect::Log(keys) => keys.is_empty(),
         Effect::Replace | Effect::FirstReadPart { .. } | Effect::FirstReadEnd { .. } => false,
     };
-    nothing && change.files.is_empty() && change.from.as_ref() == Some(&change.to)
+    let hands_on = change.summary.contains_key(OUTBOX);
+    nothing && !hands_on && change.files.is_empty() && change.from.as_ref() == Some(&change.to)
 }
 
 pub(super) fn watermark_of(snapshot: &Snapshot) -> Option<Watermark> {

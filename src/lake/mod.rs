@@ -39,6 +39,7 @@ mod name_mapping;
 mod named_reads;
 mod names;
 pub mod notices;
+mod outbox;
 mod partition;
 mod partition_values;
 mod position_deletes;
@@ -79,6 +80,7 @@ pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
 pub use difference::{Comparison, Fingerprints, Gone, Sieve};
 pub use evolve::{DroppedColumns, Evolution, Fate, SchemaContract, Wanted};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
+pub use outbox::OUTBOX;
 pub use refs::{RefInfo, RefKind, is_ref_name};
 pub use storage::Stores;
 pub use upkeep::{

@@ -4,7 +4,7 @@
 //! ```text
 //! batch ─▶ fates ─┬─ evolve, freeze: all columns go in, nothing to do
 //!                 ├─ discard_value:  columns and values without a place become NULL
-//!                 └─ discard_row:    rows that have such values go
+//!                 └─ discard_row:    rows that have such values go, as dead letters
 //! ```
 
 use std::collections::BTreeMap;
@@ -65,6 +65,22 @@ impl LeftOut {
     }
 }
 
+/// A batch that came to a gate.
+pub(super) struct Passed {
+    /// What goes in, in the lake's names.
+    pub(super) rows: RecordBatch,
+    /// Rows that do not.
+    pub(super) rejected: Option<Rejected>,
+}
+
+/// Rows that are left out whole.
+pub(super) struct Rejected {
+    /// As they came.
+    pub(super) rows: RecordBatch,
+    /// Of each, why. Names and types, no values.
+    pub(super) reasons: Vec<String>,
+}
+
 /// Lets rows into the lake as far as the contract allows.
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
@@ -96,21 +112,18 @@ impl Gate {
         discards.then(|| Self { contract, fates, required, key: evolution.key.clone() })
     }
 
-    /// The batch as far as it goes in, in the lake's names; adds up what does not.
-    pub(super) fn pass(&self, batch: &RecordBatch, left_out: &mut LeftOut) -> Result<RecordBatch> {
+    /// The batch as far as it goes in; adds up what does not.
+    pub(super) fn pass(&self, batch: &RecordBatch, left_out: &mut LeftOut) -> Result<Passed> {
         let mut fields: Vec<Arc<Field>> = Vec::new();
         let mut columns: Vec<ArrayRef> = Vec::new();
-        let mut stays: Option<BooleanArray> = None;
+        // Of columns with values that have no place: why, and which rows are not meant.
+        let mut misfits: Vec<(String, BooleanArray)> = Vec::new();
         let whole_rows = self.contract == SchemaContract::DiscardRow;
-        let mut misfit = |fits: BooleanArray, column: &str, left_out: &mut LeftOut| -> Result<()> {
+        let mut misfit = |fits: BooleanArray, column: &str, why: &str, left_out: &mut LeftOut| {
             left_out.count(column, fits.len() - fits.true_count());
             if whole_rows {
-                stays = Some(match stays.take() {
-                    Some(before) => and(&before, &fits)?,
-                    None => fits,
-                });
+                misfits.push((format!("`{column}` {why}"), fits));
             }
-            Ok(())
         };
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
             let name = field.name();
@@ -121,7 +134,7 @@ impl Gate {
             let (into, column) = match fate {
                 Fate::LeftOut => {
                     if column.null_count() < column.len() {
-                        misfit(is_null(column)?, name, left_out)?;
+                        misfit(is_null(column)?, name, "has no place in the lake", left_out);
                     }
                     continue;
                 }
@@ -137,7 +150,7 @@ impl Gate {
                             .with("column", name)
                             .hint("set `schema: evolve` to widen the column, or `discard_row`"));
                         }
-                        misfit(fits, name, left_out)?;
+                        misfit(fits, name, &format!("does not fit {kind}"), left_out);
                     }
                     (into, narrow)
                 }
@@ -148,7 +161,7 @@ impl Gate {
                 && self.required.contains(into)
                 && !self.key.contains(into)
             {
-                misfit(is_not_null(&column)?, name, left_out)?;
+                misfit(is_not_null(&column)?, name, "is NULL and required", left_out);
             }
             fields.push(Arc::new(
                 field.as_ref().clone().with_name(into).with_data_type(column.data_type().clone()),
@@ -159,10 +172,39 @@ impl Gate {
             fields.iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let passed = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
-        let Some(stays) = stays else { return Ok(passed) };
-        let kept = filter_record_batch(&passed, &stays)?;
-        left_out.rows += (passed.num_rows() - kept.num_rows()) as u64;
-        Ok(kept)
+        let mut stays: Option<BooleanArray> = None;
+        for (_, fits) in &misfits {
+            stays = Some(stays.map_or_else(|| Ok(fits.clone()), |before| and(&before, fits))?);
+        }
+        let Some(stays) = stays.filter(|stays| stays.true_count() < stays.len()) else {
+            return Ok(Passed { rows: passed, rejected: None });
+        };
+        left_out.rows += (stays.len() - stays.true_count()) as u64;
+        let rejected = Rejected {
+            rows: filter_record_batch(batch, &not(&stays)?)?,
+            reasons: (0..stays.len())
+                .filter(|row| !stays.value(*row))
+                .map(|row| {
+                    let whys =
+                        misfits.iter().filter(|(_, fits)| !fits.value(row)).map(|(why, _)| why.as_str());
+                    whys.collect::<Vec<_>>().join("; ")
+                })
+                .collect(),
+        };
+        Ok(Passed { rows: filter_record_batch(&passed, &stays)?, rejected: Some(rejected) })
+    }
+
+    /// Whether rows may be left out whole.
+    pub(super) fn rejects_rows(&self) -> bool {
+        self.contract == SchemaContract::DiscardRow
+    }
+
+    /// The lake's name for a column that comes.
+    pub(super) fn goes_into(&self, column: &str) -> Option<&str> {
+        match self.fates.get(column)? {
+            Fate::Into(name) | Fate::IfItFits(name, _) => Some(name),
+            Fate::LeftOut => None,
+        }
     }
 }
 
@@ -207,7 +249,7 @@ mod tests {
     #[test]
     fn values_without_a_place_are_left_out() {
         let mut left_out = LeftOut::default();
-        let passed = gate(SchemaContract::DiscardValue).pass(&batch(), &mut left_out).unwrap();
+        let passed = gate(SchemaContract::DiscardValue).pass(&batch(), &mut left_out).unwrap().rows;
         let names: Vec<_> = passed.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
         assert_eq!(names, ["id", "n", "name"]);
         let n: Vec<_> = passed.column(1).as_primitive::<Int32Type>().iter().collect();
@@ -219,7 +261,15 @@ mod tests {
     #[test]
     fn rows_with_such_values_are_left_out() {
         let mut left_out = LeftOut::default();
-        let passed = gate(SchemaContract::DiscardRow).pass(&batch(), &mut left_out).unwrap();
+        let Passed { rows: passed, rejected } =
+            gate(SchemaContract::DiscardRow).pass(&batch(), &mut left_out).unwrap();
+        let rejected = rejected.unwrap();
+        assert_eq!(
+            rejected.rows,
+            arrow::compute::take_record_batch(&batch(), &arrow::array::UInt32Array::from(vec![1, 3]))
+                .unwrap()
+        );
+        assert_eq!(rejected.reasons, ["`n` does not fit Int32", "`new` has no place in the lake"]);
         assert_eq!(passed.column(0).as_primitive::<arrow::datatypes::Int64Type>().values(), &[1, 3]);
         let values = BTreeMap::from([("n".to_owned(), 1), ("new".to_owned(), 1)]);
         assert_eq!(left_out, LeftOut { rows: 2, values });

@@ -17,18 +17,19 @@ use std::time::Instant;
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
-use super::contract::{Gate, LeftOut};
+use super::contract::{Gate, LeftOut, Passed};
 use super::gone_keys::GoneKeys;
-use super::stamp::{Stamp, lake_schema};
+use super::letters::Letters;
+use super::request::{lake_table_plan, read_request};
+use super::stamp::Stamp;
 use super::tally::{Tally, Written};
-use super::{Context, ExtractReport, Mode, Progress, Stream, audit, evolve};
+use super::{Context, ExtractReport, Progress, Stream, audit, evolve};
 use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::lake::{Change, Comparison, Effect, LakeTable, TableMode, TableSpec, WrittenFile};
-use crate::memory::Budget;
-use crate::source::{ChangeDetection, Extent, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source};
+use crate::lake::{Change, Comparison, Effect, LakeTable, OUTBOX, TableMode, WrittenFile};
+use crate::source::{Extent, Portion, ReadPlan, Reading, RowStream, Source};
 use crate::table::TableDescription;
 
 /// How many readings one pass may take: the change, or an interrupted first read and the change since.
@@ -68,98 +69,6 @@ pub async fn extract(context: &Context, stream: &Stream, progress: &Arc<Progress
     Ok(report)
 }
 
-/// What a stream asks of its source, apart from the position.
-pub fn read_request(stream: &Stream, table: &TableDescription, budget: Budget) -> Result<ReadRequest> {
-    let settings = &stream.settings;
-    let key = key_of(stream, table)?;
-    let change = match settings.mode {
-        Some(Mode::Replace) => ChangeDetection::Full,
-        _ => settings.change,
-    };
-    Ok(ReadRequest {
-        table: table.id.clone(),
-        columns: settings.columns.clone(),
-        filter: settings.filter.clone(),
-        keyed: !key.is_empty() && settings.mode.is_none_or(|mode| matches!(mode, Mode::Merge | Mode::Scd2)),
-        key,
-        change,
-        cursor: settings.cursor.clone(),
-        lag: settings.lag,
-        null_cursor: settings.null_cursor,
-        beyond_horizon: settings.beyond_horizon,
-        values: settings.values.clone(),
-        from: None,
-        parallel: budget.parallel(),
-        batch_rows: BATCH_ROWS,
-        batch_bytes: budget.batch_bytes(),
-        portion_bytes: settings.portion_bytes,
-    })
-}
-
-/// Enough rows to make the cost of a batch vanish, few enough to stay in the processor's cache by column.
-const BATCH_ROWS: usize = 65_536;
-
-fn key_of(stream: &Stream, table: &TableDescription) -> Result<Vec<String>> {
-    let named = &stream.settings.primary_key;
-    let key = if named.is_empty() { table.primary_key().unwrap_or_default() } else { named };
-    for name in key {
-        let known = table.column(name).is_some();
-        let read = stream.settings.columns.as_ref().is_none_or(|columns| columns.contains(name));
-        if !known || !read {
-            return Err(Error::new(
-                ErrorKind::Config,
-                if known { "key column is not among the columns read" } else { "key column does not exist" },
-            )
-            .with("table", &table.id)
-            .with("column", name)
-            .hint("set `primary_key` to columns of the table, and list them in `columns` too"));
-        }
-    }
-    if key.is_empty()
-        && let Some(mode @ (Mode::Merge | Mode::Scd2)) = stream.settings.mode
-    {
-        let mode = if mode == Mode::Merge { "merge" } else { "scd2" };
-        let message = format!("mode `{mode}` needs a key, and the table has none");
-        return Err(Error::new(ErrorKind::Config, message)
-            .with("table", &table.id)
-            .hint("set `primary_key`, or `mode: append` with a `cursor`, or `mode: replace`"));
-    }
-    Ok(key.to_vec())
-}
-
-/// How a stream keeps rows, once it is known how changes are found. What would double rows is refused.
-pub fn mode_of(stream: &Stream, key: &[String], change: ChangeDetection) -> Result<TableMode> {
-    match stream.settings.mode {
-        Some(Mode::Merge | Mode::Scd2) => Ok(TableMode::Merge),
-        Some(Mode::Replace) => Ok(TableMode::Replace),
-        Some(Mode::Append) if change == ChangeDetection::Full => Err(Error::new(
-            ErrorKind::Config,
-            "mode `append` without a cursor would add the whole table in every pass",
-        )
-        .with("stream", &stream.name)
-        .hint("name a `cursor`, or use `mode: replace`")),
-        Some(Mode::Append) => Ok(TableMode::Append),
-        None if !key.is_empty() => Ok(TableMode::Merge),
-        None if change == ChangeDetection::Full => Ok(TableMode::Replace),
-        None => Ok(TableMode::Append),
-    }
-}
-
-/// The lake table that a stream makes when there is none yet.
-pub fn lake_table_plan(stream: &Stream, table: &TableDescription, plan: &ReadPlan) -> Result<TableSpec> {
-    let key = key_of(stream, table)?;
-    let mode = mode_of(stream, &key, plan.change)?;
-    Ok(TableSpec {
-        id: stream.lake_table.clone(),
-        schema: lake_schema(&plan.schema, mode),
-        mode,
-        key: if mode == TableMode::Append { Vec::new() } else { key },
-        format_version: stream.settings.format_version,
-        partition_by: stream.settings.partition_by.clone().unwrap_or_default(),
-        sort_by: stream.settings.sort_by.clone().unwrap_or_default(),
-    })
-}
-
 /// One reading and where it goes.
 struct Pass<'a> {
     context: &'a Context,
@@ -178,6 +87,8 @@ struct Pass<'a> {
     /// What the contract lets in, where that is not everything.
     gate: Option<Gate>,
     left_out: LeftOut,
+    /// Where rejected rows go, where any may be.
+    letters: Option<Letters>,
 }
 
 impl<'a> Pass<'a> {
@@ -216,6 +127,8 @@ impl<'a> Pass<'a> {
             }
         };
         faults::point(faults::AFTER_EVOLUTION)?;
+        let whole = plan.extent == Extent::Whole;
+        let letters = Letters::open(context, stream, &table, gate.as_ref(), &key, whole).await?;
         Ok(Self {
             context,
             stream,
@@ -231,6 +144,7 @@ impl<'a> Pass<'a> {
             evolved,
             gate,
             left_out: LeftOut::default(),
+            letters,
         })
     }
 
@@ -297,6 +211,7 @@ impl<'a> Pass<'a> {
             snapshot: self.table.current(),
             changed: tally.commits > 0 || self.evolved,
             commits: self.table.commits_since_maintenance(),
+            rejected: self.left_out.rows,
             left_out: std::mem::take(&mut self.left_out),
             notes,
             seconds: started.elapsed().as_secs_f64(),
@@ -369,6 +284,7 @@ impl<'a> Pass<'a> {
             let mut gone = is_log.then(|| GoneKeys::new(&self.table, self.context.budget)).transpose()?;
             let mut sieve = comparison.map(Comparison::sieve);
             let (progress, stamp, gate) = (progress.clone(), stamp.clone(), self.gate.clone());
+            let letters = self.letters.as_ref().map(Letters::collector);
             tasks.spawn(async move {
                 let mut left_out = LeftOut::default();
                 while let Some(batch) = rows.next().await {
@@ -377,13 +293,17 @@ impl<'a> Pass<'a> {
                     if let Some(gone) = &mut gone {
                         batch = gone.take(&batch).await?;
                     }
-                    if let Some(gate) = &gate {
-                        batch = gate.pass(&batch, &mut left_out)?;
+                    let passed = match &gate {
+                        Some(gate) => gate.pass(&batch, &mut left_out)?,
+                        None => Passed { rows: batch, rejected: None },
+                    };
+                    if let Some(letters) = &letters {
+                        letters.take(&passed).await?;
                     }
                     let batch = match (&stamp, &mut sieve) {
-                        (Some(stamp), _) => stamp.put_on(batch)?,
-                        (None, Some(sieve)) => sieve.sift(batch)?,
-                        (None, None) => batch,
+                        (Some(stamp), _) => stamp.put_on(passed.rows)?,
+                        (None, Some(sieve)) => sieve.sift(passed.rows)?,
+                        (None, None) => passed.rows,
                     };
                     writer.write(&batch).await?;
                 }
@@ -416,8 +336,13 @@ impl<'a> Pass<'a> {
         resume: Watermark,
         tally: &mut Tally,
     ) -> Result<()> {
+        let note = match &self.letters {
+            Some(letters) => letters.note(self.context, self.position.as_ref(), &resume).await?,
+            None => None,
+        };
         // Nothing changed: the old position covers the same rows, so that idle passes leave no trace.
         if files.is_empty()
+            && note.is_none()
             && self.plan.extent == Extent::Changed
             && matches!(effect, Effect::Upsert | Effect::Append)
         {
@@ -426,22 +351,39 @@ impl<'a> Pass<'a> {
         let unfinished = matches!(effect, Effect::FirstReadPart { .. });
         let before = self.table.current();
         let mut part = Tally::of(&files);
+        let summary = [
+            ("frazil.run", self.context.run.to_string()),
+            ("frazil.stream", self.stream.name.clone()),
+            ("frazil.change", self.plan.change.name().to_owned()),
+        ];
+        let summary = summary.into_iter().chain(note.as_ref().map(|note| (OUTBOX, note.text())));
         let change = Change {
             files,
             effect,
             from: self.position.take(),
             to: resume.clone(),
-            summary: BTreeMap::from([
-                ("frazil.run".to_owned(), self.context.run.to_string()),
-                ("frazil.stream".to_owned(), self.stream.name.clone()),
-                ("frazil.change".to_owned(), self.plan.change.name().to_owned()),
-            ]),
+            summary: summary.map(|(name, text)| (name.to_owned(), text)).collect(),
         };
-        if self.stream.settings.audit.is_some() && !unfinished {
-            self.commit_audited(change).await?;
+        let outcome = if self.stream.settings.audit.is_some() && !unfinished {
+            self.commit_audited(change).await
         } else {
-            self.table.commit(change, self.context.budget).await?;
+            self.table.commit(change, self.context.budget).await.map(drop)
+        };
+        if let Some(note) = note {
+            match &outcome {
+                // Elsewhere the commit may still have come through.
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Data) => {
+                    note.discard(&self.table).await;
+                }
+                Ok(()) => {
+                    if let Some(letters) = &mut self.letters {
+                        letters.committed(self.context, &self.table).await?;
+                    }
+                }
+                Err(_) => {}
+            }
         }
+        outcome?;
         if self.table.current() == before && !unfinished {
             // A whole read that found all as it was: nobody needs to hear of it.
             self.position = Some(resume);

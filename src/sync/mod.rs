@@ -16,8 +16,10 @@ mod contract;
 mod evolve;
 mod extract;
 mod gone_keys;
+mod letters;
 mod load;
 mod report;
+mod request;
 mod retry;
 mod stamp;
 mod state;
@@ -43,9 +45,11 @@ use crate::target::Deletes;
 pub use audit::{Audit, AuditScope};
 pub use contract::LeftOut;
 pub use evolve::evolution;
-pub use extract::{extract, lake_table_plan, mode_of, read_request};
+pub use extract::extract;
+pub use letters::{Leg, LetterCount, RejectLimit, count_letters, letters, letters_of};
 pub use load::{load, target_table};
 pub use report::{ErrorReport, ExtractReport, LoadReport, StreamReport, Verdict};
+pub use request::{lake_table_plan, mode_of, read_request};
 use retry::Tries;
 pub use state::{Moved, set_position, verify};
 
@@ -116,6 +120,8 @@ pub struct StreamSettings {
     pub batch_rows: Option<NonZeroU32>,
     /// About how many source bytes of a first read are committed at a time.
     pub portion_bytes: u64,
+    /// How many rows of a pass may be rejected; `None`: any number.
+    pub max_rejected: Option<RejectLimit>,
 }
 
 impl Default for StreamSettings {
@@ -140,6 +146,7 @@ impl Default for StreamSettings {
             deletes: Deletes::default(),
             batch_rows: None,
             portion_bytes: DEFAULT_PORTION_BYTES,
+            max_rejected: None,
         }
     }
 }

@@ -105,6 +105,8 @@ pub struct ExtractReport {
     pub updated: u64,
     /// Rows that a whole read did not find any more.
     pub deleted: u64,
+    /// Rows that could not be carried: they are in the table of dead letters.
+    pub rejected: u64,
     /// Bytes of the data files that hold them.
     pub file_bytes: u64,
     /// The last snapshot committed, or the one that was there.
@@ -151,6 +153,7 @@ impl ExtractReport {
             rows: self.rows + next.rows,
             updated: self.updated + next.updated,
             deleted: self.deleted + next.deleted,
+            rejected: self.rejected + next.rejected,
             file_bytes: self.file_bytes + next.file_bytes,
             changed: self.changed || next.changed,
             notes: self.notes,

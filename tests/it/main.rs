@@ -11,6 +11,7 @@ mod cli;
 mod compare;
 mod crossings;
 mod damaged_files;
+mod dead_letters;
 mod demo;
 mod docs;
 mod duckdb_v3;
