@@ -33,9 +33,14 @@ pub const OF_MAINTENANCE: [&str; 2] = [BEFORE_SWAP, AFTER_SWAP];
 pub const ALL: [&str; 6] =
     [AFTER_EVOLUTION, BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
 
+/// Whether this build has the points: test builds only.
+pub const fn compiled_in() -> bool {
+    fail::has_failpoints()
+}
+
 /// Reads `FAILPOINTS`, once for a process. In a normal build it does nothing.
 pub fn arm() {
-    if fail::has_failpoints() {
+    if compiled_in() {
         // Dropping the scenario would disarm the points.
         std::mem::forget(fail::FailScenario::setup());
     }

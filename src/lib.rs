@@ -23,6 +23,7 @@ pub mod memory;
 pub mod merge;
 pub mod query;
 pub mod schedule;
+pub mod selftest;
 pub mod source;
 pub mod sync;
 pub mod table;

@@ -13,6 +13,7 @@ use super::compare::CompareArgs;
 use super::dlq::DlqCommand;
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
+use super::selftest::SelftestArgs;
 use super::serve_args::{JobsCommand, ServeArgs};
 use super::state_args::{JournalArgs, StateCommand};
 use crate::config::{
@@ -147,6 +148,8 @@ pub(super) enum Command {
     Schema,
     /// See it work: a shop, a lake and a warehouse in one directory, without any server
     Demo(DemoArgs),
+    /// Torture it: random changes, killed passes, and proof that no row is lost, doubled or changed
+    Selftest(SelftestArgs),
 }
 
 /// Which streams, and what is said of them outside of the file.

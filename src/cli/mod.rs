@@ -24,6 +24,7 @@ mod progress;
 mod query;
 mod redact;
 mod run;
+mod selftest;
 mod serve;
 mod serve_args;
 mod setup;
@@ -96,6 +97,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Query(args) => query::query(&global, &args).await,
         Command::History(args) => history::history(&global, &args),
         Command::Demo(args) => demo::demo(&args).await,
+        Command::Selftest(args) => selftest::selftest(&global, &args).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&crate::config::schema()).expect("a schema is JSON");
             output::line(schema).map(|()| Exit::Done)

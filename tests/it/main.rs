@@ -7,6 +7,7 @@ mod audit;
 mod bad_input;
 mod batches;
 mod catalog_conformance;
+mod chaos;
 mod cli;
 mod compare;
 mod crossings;

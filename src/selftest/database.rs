@@ -1,0 +1,165 @@
+//! The databases of the test, used as an application would: plain statements, nothing of the connectors.
+
+use rusqlite::types::ValueRef;
+use tokio_postgres::SimpleQueryMessage;
+
+use super::model::Column;
+use super::values::{Dialect, Kind, Value};
+use crate::clients::{postgres, sqlite};
+use crate::connection::Connection;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A session with one of the databases.
+pub(super) enum Database {
+    Sqlite { file: sqlite::File, session: rusqlite::Connection },
+    Postgres { session: Box<postgres::Session>, schema: String },
+}
+
+impl Database {
+    /// Opens a database; tables will be in `schema` where there are schemas.
+    pub(super) async fn open(place: &Connection, schema: &str) -> Result<Self> {
+        match place.scheme() {
+            "sqlite" => {
+                let file = sqlite::File::of(place)?;
+                let session = file.open_or_create()?;
+                Ok(Self::Sqlite { file, session })
+            }
+            "postgres" | "postgresql" => {
+                let session = postgres::connect(place).await?;
+                // Not by the name that frazil's own readers have: this one writes.
+                let name = "SET application_name = 'frazil selftest'";
+                session.batch_execute(name).await.map_err(|error| postgres::translate(&error))?;
+                Ok(Self::Postgres { session: Box::new(session), schema: schema.to_owned() })
+            }
+            other => Err(Error::new(ErrorKind::Config, format!("the test cannot use a `{other}` database"))
+                .hint("give it a SQLite file or a Postgres database, or leave it to make its own")),
+        }
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite { .. } => Dialect::Sqlite,
+            Self::Postgres { .. } => Dialect::Postgres,
+        }
+    }
+
+    /// A table as statements name it.
+    pub(super) fn name(&self, table: &str) -> String {
+        match self {
+            Self::Sqlite { .. } => table.to_owned(),
+            Self::Postgres { schema, .. } => format!("\"{schema}\".{table}"),
+        }
+    }
+
+    /// Runs statements.
+    pub(super) async fn run(&self, sql: &str) -> Result<()> {
+        match self {
+            Self::Sqlite { file, session } => session.execute_batch(sql).map_err(|error| file.error(error)),
+            Self::Postgres { session, .. } => {
+                session.batch_execute(sql).await.map_err(|error| postgres::translate(&error))
+            }
+        }
+    }
+
+    /// Makes the schema, anew.
+    pub(super) async fn make_schema(&self) -> Result<()> {
+        match self {
+            Self::Sqlite { .. } => Ok(()),
+            Self::Postgres { schema, .. } => self.run(&format!("CREATE SCHEMA \"{schema}\"")).await,
+        }
+    }
+
+    /// Removes the schema and all that is in it.
+    pub(super) async fn drop_schema(&self) -> Result<()> {
+        match self {
+            Self::Sqlite { .. } => Ok(()),
+            Self::Postgres { schema, .. } => {
+                self.run(&format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE")).await
+            }
+        }
+    }
+
+    /// Begins a transaction that will write, and says when that was, in microseconds: who takes the time
+    /// first and waits for the lock then, writes rows that are older than they look.
+    pub(super) async fn begin(&self) -> Result<i64> {
+        match self {
+            Self::Sqlite { .. } => {
+                self.run("BEGIN IMMEDIATE").await?;
+                Ok(chrono::Utc::now().timestamp_micros())
+            }
+            Self::Postgres { .. } => {
+                self.run("BEGIN").await?;
+                let now = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
+                let now = self.texts(now).await?.pop().and_then(|mut row| row.pop().flatten());
+                now.and_then(|now| now.parse().ok())
+                    .ok_or_else(|| Error::new(ErrorKind::Internal, "the server tells no time"))
+            }
+        }
+    }
+
+    /// All rows of a table, in no order: their values in the order of the columns.
+    pub(super) async fn rows(&self, table: &str, columns: &[Column]) -> Result<Vec<Vec<Value>>> {
+        let names: Vec<String> = columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
+        let rows = self.texts(&format!("SELECT {} FROM {table}", names.join(", "))).await?;
+        let canonical = |(value, column): (Value, &Column)| value.map(|text| column.kind.canonical(&text));
+        Ok(rows.into_iter().map(|row| row.into_iter().zip(columns).map(canonical).collect()).collect())
+    }
+
+    async fn texts(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
+        match self {
+            Self::Sqlite { file, session } => sqlite_texts(session, sql).map_err(|error| file.error(error)),
+            Self::Postgres { session, .. } => {
+                let said = session.simple_query(sql).await.map_err(|error| postgres::translate(&error))?;
+                let row = |message: SimpleQueryMessage| match message {
+                    SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+                    }
+                    _ => None,
+                };
+                Ok(said.into_iter().filter_map(row).collect())
+            }
+        }
+    }
+
+    /// Ends the sessions that hold a lock in our schema, this one excepted: frazil's. Says how many.
+    pub(super) async fn cut(&self) -> Result<usize> {
+        let Self::Postgres { schema, .. } = self else { return Ok(0) };
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM (SELECT DISTINCT l.pid FROM pg_locks l \
+             JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_stat_activity a ON a.pid = l.pid \
+             WHERE n.nspname = '{schema}' AND a.application_name <> 'frazil selftest' \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) ours"
+        );
+        Ok(self.texts(&sql).await?.len())
+    }
+}
+
+fn sqlite_texts(session: &rusqlite::Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Value>>> {
+    let mut statement = session.prepare(sql)?;
+    let columns = statement.column_count();
+    let text = |value: ValueRef<'_>| match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(value) => Some(value.to_string()),
+        ValueRef::Real(value) => Some(value.to_string()),
+        ValueRef::Text(value) => Some(String::from_utf8_lossy(value).into_owned()),
+        ValueRef::Blob(value) => Some(value.iter().map(|byte| format!("{byte:02x}")).collect()),
+    };
+    let rows = statement.query_map([], |row| (0..columns).map(|at| Ok(text(row.get_ref(at)?))).collect())?;
+    rows.collect()
+}
+
+/// How the lake's values become the texts that are compared: by the column's type, whatever its history.
+pub(super) fn kind_of(data_type: &arrow::datatypes::DataType) -> Kind {
+    use arrow::datatypes::DataType;
+    match data_type {
+        DataType::Boolean => Kind::Bool,
+        DataType::Decimal128(..) => Kind::Decimal,
+        DataType::Float32 | DataType::Float64 => Kind::Double,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Kind::Bytes,
+        DataType::Timestamp(..) => Kind::Moment,
+        DataType::Date32 => Kind::Date,
+        DataType::Int32 | DataType::Int64 => Kind::Long,
+        _ => Kind::Text,
+    }
+}

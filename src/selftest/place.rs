@@ -1,0 +1,153 @@
+//! Where the test happens: a folder, two databases, a lake, and the configuration that passes run on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::model::{How, SPECS, STAMP};
+use super::moves::LAG;
+use super::passes::unusable;
+use crate::connection::Connection;
+use crate::error::Result;
+use crate::lake::LakeSettings;
+use crate::table::TableId;
+
+/// The places that rows are read from and written to.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The source.
+    pub source: Connection,
+    /// The target.
+    pub target: Connection,
+    /// The lake.
+    pub lake: LakeSettings,
+}
+
+/// Two workers have a folder each, as on two machines.
+pub(super) const MACHINES: [&str; 2] = ["one", "two"];
+
+impl Places {
+    /// What is not given is made in the folder.
+    pub fn in_folder(
+        folder: &Path,
+        source: Option<Connection>,
+        target: Option<Connection>,
+        lake: Option<LakeSettings>,
+    ) -> Result<Self> {
+        let file = |name: &str| Connection::parse(name, &file_url(&folder.join(format!("{name}.db"))));
+        Ok(Self {
+            source: source.map_or_else(|| file("source"), Ok)?,
+            target: target.map_or_else(|| file("target"), Ok)?,
+            lake: lake.unwrap_or_else(|| LakeSettings {
+                warehouse: folder.join("lake").display().to_string(),
+                catalog: "filesystem".into(),
+                options: BTreeMap::new(),
+            }),
+        })
+    }
+}
+
+/// The table of the lake that a stream writes.
+pub(super) fn lake_table(schema: &str, name: &str) -> TableId {
+    TableId::new(schema, name)
+}
+
+/// Writes the configuration for each machine. Addresses and options may hold secrets: they are variables,
+/// and what these stand for is returned and written nowhere.
+pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<BTreeMap<String, String>> {
+    let mut secrets = Secrets::default();
+    let streams: Map<String, Value> = SPECS
+        .iter()
+        .enumerate()
+        .map(|(index, spec)| {
+            let mut stream = match spec.how {
+                How::Whole => json!({ "change": "full" }),
+                How::Stamped { late: true } => json!({ "change": "timestamp", "cursor": STAMP, "lag": LAG }),
+                How::Stamped { late: false } => json!({ "change": "timestamp", "cursor": STAMP }),
+                How::Added => json!({ "mode": "append", "change": "id", "cursor": "id" }),
+            };
+            stream["lake_table"] = json!(lake_table(schema, spec.name).to_string());
+            // Each other one forgets in the lake what the source drops.
+            stream["dropped_columns"] = json!(if index % 2 == 0 { "keep" } else { "drop" });
+            let name = match places.source.scheme() {
+                "sqlite" => spec.name.to_owned(),
+                _ => format!("{schema}.{}", spec.name),
+            };
+            (name, stream)
+        })
+        .collect();
+    let target = match places.target.scheme() {
+        "sqlite" => "target".to_owned(),
+        _ => format!("target.{schema}"),
+    };
+    let catalog = &places.lake.catalog;
+    let mut kept = json!({ "url": secrets.keep(&catalog.url), "options": secrets.all(&catalog.options) });
+    if let Some(name) = &catalog.name {
+        kept["name"] = json!(plain(name));
+    }
+    let config = json!({
+        "connections": {
+            "source": secrets.keep(places.source.expose().as_str()),
+            "target": secrets.keep(places.target.expose().as_str()),
+        },
+        "lake": {
+            "warehouse": plain(&places.lake.warehouse),
+            "catalog": kept,
+            "options": secrets.all(&places.lake.options),
+        },
+        // Old snapshots go while the test runs; those of the last passes are still looked at.
+        "maintenance": { "keep_snapshots": 2, "keep_snapshots_for": "30s" },
+        "defaults": { "source": "source", "target": target, "schedule": "every 1s" },
+        "streams": streams,
+    });
+    let text = serde_json::to_string_pretty(&config).expect("a configuration is JSON");
+    for machine in MACHINES {
+        let folder = folder.join(machine);
+        std::fs::create_dir_all(&folder).map_err(|source| unusable(&folder, &source))?;
+        let file = folder.join("frazil.yaml");
+        std::fs::write(&file, &text).map_err(|source| unusable(&file, &source))?;
+    }
+    Ok(secrets.0)
+}
+
+/// Values that stand in no file.
+#[derive(Default)]
+struct Secrets(BTreeMap<String, String>);
+
+impl Secrets {
+    fn keep(&mut self, text: &str) -> String {
+        let name = format!("SELFTEST_{}", self.0.len());
+        let variable = format!("${{{name}}}");
+        self.0.insert(name, text.to_owned());
+        variable
+    }
+
+    fn all(&mut self, options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        options.iter().map(|(key, value)| (key.clone(), self.keep(value))).collect()
+    }
+}
+
+/// Text in which `${` means nothing else.
+fn plain(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
+/// A file as an address: what has a meaning there is encoded.
+fn file_url(path: &Path) -> String {
+    let encode = |c: char| match c {
+        ' ' | '%' | '?' | '#' => format!("%{:02X}", c as u32),
+        c => c.to_string(),
+    };
+    format!("sqlite://{}", path.to_string_lossy().chars().map(encode).collect::<String>())
+}
+
+/// The folder, which must be new or empty: nothing of anybody else is removed.
+pub(super) fn make_folder(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(|source| unusable(folder, &source))?;
+    if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        let occupied = std::io::Error::other("the directory is not empty");
+        return Err(unusable(folder, &occupied));
+    }
+    folder.canonicalize().map_err(|source| unusable(folder, &source))
+}

@@ -1,0 +1,443 @@
+//! One round after the other: changes, a pass that meets with trouble, and a look at what came of it.
+
+use std::time::Duration;
+
+use super::chance::Chance;
+use super::database::Database;
+use super::lakeside::{Followed, Lakeside, Rows};
+use super::model::{Edit, SPECS, Table};
+use super::moves::{Reshape, Transaction, create};
+use super::passes::{Ended, Passes, Possible, Running, Trouble};
+use super::place::{MACHINES, configure, lake_table, make_folder};
+use super::report::Report;
+use super::{ROUNDS_TO_REST, Settings, Weather};
+use crate::error::Result;
+
+/// What the chance of each part is drawn for: one part does not move another.
+const CHANGES: u64 = 1;
+const TROUBLES: u64 = 2;
+/// Rows that each table begins with.
+const FIRST_ROWS: usize = 120;
+/// How long a pass takes, before one was seen.
+const USUAL: Duration = Duration::from_millis(1500);
+/// How long two servers share the streams.
+const SHARED: Duration = Duration::from_millis(3500);
+/// How long a stopped process stands still.
+const FROZEN: Duration = Duration::from_millis(700);
+/// A transaction is held open for up to this while passes run.
+const HELD_MILLIS: usize = 60;
+/// After this many tries something does not come to rest.
+const TRIES: u64 = 3;
+/// How many findings a report lists.
+const MOST_WRONG: usize = 20;
+
+/// The source, its model, and what is under test.
+pub(super) struct World<'a> {
+    settings: Settings,
+    weather: &'a mut dyn Weather,
+    source: Database,
+    /// A second session, for transactions that stay open.
+    aside: Database,
+    open: Option<Transaction>,
+    lake: Lakeside,
+    tables: Vec<Table>,
+    followed: Vec<Followed>,
+    passes: Passes,
+    changes: Chance,
+    troubles: Chance,
+    usual: Duration,
+    pub(super) report: Report,
+}
+
+impl<'a> World<'a> {
+    /// Makes the tables and their first rows.
+    pub(super) async fn new(settings: Settings, weather: &'a mut dyn Weather) -> Result<Self> {
+        let folder = make_folder(&settings.folder)?;
+        let variables = configure(&folder, &settings.for_passes, &settings.schema)?;
+        let source = Database::open(&settings.places.source, &settings.schema).await?;
+        let aside = Database::open(&settings.places.source, &settings.schema).await?;
+        source.make_schema().await?;
+        Database::open(&settings.places.target, &settings.schema).await?.make_schema().await?;
+        let lake = Lakeside::open(&settings.places.lake).await?;
+        let report = Report {
+            seed: settings.seed,
+            folder: folder.clone(),
+            schema: settings.schema.clone(),
+            ..Report::default()
+        };
+        let mut world = Self {
+            changes: Chance::of(settings.seed, CHANGES),
+            troubles: Chance::of(settings.seed, TROUBLES),
+            passes: Passes { program: settings.program.clone(), folder, variables },
+            settings,
+            weather,
+            source,
+            aside,
+            open: None,
+            lake,
+            tables: SPECS.iter().map(Table::new).collect(),
+            followed: SPECS.iter().map(|_| Followed::default()).collect(),
+            usual: USUAL,
+            report,
+        };
+        for (index, spec) in SPECS.iter().enumerate() {
+            let statement = create(spec, world.source.dialect(), &world.source.name(spec.name));
+            world.source.run(&statement).await?;
+            let rows = Transaction::first_rows(&mut world.changes, &mut world.tables, index, FIRST_ROWS);
+            world.happen(rows, Duration::ZERO).await?;
+        }
+        Ok(world)
+    }
+
+    /// Some changes, a pass with trouble, more changes meanwhile, and a look at the lake.
+    pub(super) async fn round(&mut self) -> Result<()> {
+        self.report.rounds += 1;
+        for _ in 0..self.changes.below(4) {
+            self.transaction(Duration::ZERO).await?;
+        }
+        if self.changes.one_in(4) {
+            self.end_open().await?;
+            self.reshape().await?;
+        }
+        if self.changes.one_in(3) {
+            self.leave_open().await?;
+        }
+        let possible = Possible {
+            source_sessions: self.settings.places.source.scheme() != "sqlite",
+            target_sessions: self.settings.places.target.scheme() != "sqlite",
+            weather: self.weather.kinds().len(),
+        };
+        let trouble = Trouble::draw(&mut self.troubles, &possible);
+        let verb = *self.troubles.pick(&["run", "run", "run", "run", "sync", "load"]);
+        let meanwhile = self.changes.below(4);
+        self.pass(verb, &trouble, meanwhile).await?;
+        if self.changes.one_in(2) {
+            self.end_open().await?;
+        }
+        if self.troubles.one_in(5) {
+            let trouble = Trouble::of_maintenance(&mut self.troubles);
+            self.pass("maintain", &trouble, 1).await?;
+        }
+        self.look().await
+    }
+
+    /// Whether all is let come to rest now.
+    pub(super) fn rests(&mut self, rounds: usize) -> bool {
+        self.changes.one_in(ROUNDS_TO_REST) || rounds > 2 * ROUNDS_TO_REST
+    }
+
+    async fn pass(&mut self, verb: &'static str, trouble: &Trouble, meanwhile: usize) -> Result<()> {
+        self.report.count(&self.name(trouble));
+        if let Trouble::Workers { killed } = trouble {
+            return self.serve(*killed, meanwhile).await;
+        }
+        let verb: &[&str] = match verb {
+            "maintain" => &["maintain"],
+            "run" if self.troubles.one_in(3) => &["run", "--parallel", "2", "--memory", "512MiB"],
+            // Before the first rest there may be nothing in the lake yet to be loaded.
+            "load" if self.report.settled > 0 => &["load"],
+            "sync" => &["sync"],
+            _ => &["run"],
+        };
+        if let Trouble::Weather { kind, strength } = trouble {
+            self.weather.begin(*kind, *strength);
+        }
+        let mut running = self.start(0, verb, trouble)?;
+        let mut second = match trouble {
+            Trouble::Two { .. } => Some(self.start(1, verb, &Trouble::None)?),
+            _ => None,
+        };
+        let moment = |part: f64| self.usual.mul_f64(part);
+        match trouble {
+            Trouble::Kill(at) | Trouble::Two { killed: Some(at) } => {
+                let at = moment(*at);
+                self.transactions(meanwhile).await?;
+                if running.until(at).await?.is_none() {
+                    running.kill();
+                }
+            }
+            Trouble::Frozen(at) => {
+                let at = moment(*at);
+                if running.until(at).await?.is_none() {
+                    running.signal("STOP");
+                    // It may hold the only lock of a SQLite source: nothing is written meanwhile.
+                    let mut other = self.start(1, verb, &Trouble::None)?;
+                    let ended = other.until(FROZEN).await?;
+                    running.signal("CONT");
+                    if ended.is_none() {
+                        other.wait().await?;
+                    }
+                    self.ended(&mut other, true)?;
+                }
+                self.transactions(meanwhile).await?;
+            }
+            Trouble::Cut { source, at } => {
+                let at = moment(*at);
+                self.transactions(meanwhile).await?;
+                let place = if *source { &self.settings.places.source } else { &self.settings.places.target };
+                let knife = Database::open(place, &self.settings.schema).await?;
+                // From its moment on, until a session was there to be ended.
+                running.until(at).await?;
+                while running.ended()?.is_none() && knife.cut().await? == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            _ => self.transactions(meanwhile).await?,
+        }
+        if matches!(trouble, Trouble::Weather { .. }) {
+            // Clients retry for minutes; a person would not wait either.
+            if running.until(self.usual * 3).await?.is_none() {
+                running.kill();
+            }
+            running.wait().await?;
+            self.weather.end();
+        }
+        running.wait().await?;
+        self.ended(&mut running, *trouble != Trouble::None)?;
+        if let Some(mut second) = second.take() {
+            second.wait().await?;
+            self.ended(&mut second, true)?;
+        }
+        Ok(())
+    }
+
+    /// Two servers share the streams; one is killed, the other one is asked to stop.
+    async fn serve(&mut self, killed: f64, meanwhile: usize) -> Result<()> {
+        let verb = ["serve", "--share"];
+        let mut first = self.start(0, &verb, &Trouble::None)?;
+        let mut second = self.start(1, &verb, &Trouble::None)?;
+        self.transactions(meanwhile).await?;
+        first.until(SHARED.mul_f64(killed)).await?;
+        first.kill();
+        first.wait().await?;
+        self.ended(&mut first, true)?;
+        self.transactions(1).await?;
+        second.until(SHARED).await?;
+        second.signal("TERM");
+        second.wait().await?;
+        self.ended(&mut second, true)
+    }
+
+    fn start(&mut self, machine: usize, verb: &[&str], trouble: &Trouble) -> Result<Running> {
+        self.report.passes += 1;
+        self.passes.start(MACHINES[machine], verb, trouble)
+    }
+
+    /// Takes note of how a pass ended. What a pass says of itself is only believed where it is bad: the rows
+    /// are what counts.
+    fn ended(&mut self, running: &mut Running, troubled: bool) -> Result<()> {
+        match running.ended()? {
+            Some(Ended::Exit(0)) => self.usual = (self.usual + running.age()) / 2,
+            Some(Ended::Killed) => self.report.killed += 1,
+            // A first read of rows that are read once only does not begin beside an open transaction.
+            Some(Ended::Exit(1 | 3)) if troubled || self.open.is_some() => self.report.failed += 1,
+            Some(Ended::Exit(code)) => {
+                self.wrong(format!("a pass that nobody disturbed ended with exit code {code}"));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn name(&self, trouble: &Trouble) -> String {
+        match trouble {
+            Trouble::None => "none".to_owned(),
+            Trouble::Kill(_) => "kill".to_owned(),
+            Trouble::Point { name, kills: true, .. } => format!("die at {name}"),
+            Trouble::Point { name, kills: false, .. } => format!("fail at {name}"),
+            Trouble::SmallFiles { kills: true, .. } => "die in a write".to_owned(),
+            Trouble::SmallFiles { kills: false, .. } => "full disk".to_owned(),
+            Trouble::Frozen(_) => "stand still, overtaken".to_owned(),
+            Trouble::Two { killed: Some(_) } => "two at once, one killed".to_owned(),
+            Trouble::Two { killed: None } => "two at once".to_owned(),
+            Trouble::Workers { .. } => "two workers, one killed".to_owned(),
+            Trouble::Cut { source: true, .. } => "source ends sessions".to_owned(),
+            Trouble::Cut { source: false, .. } => "target ends sessions".to_owned(),
+            Trouble::Weather { kind, .. } => self.weather.kinds()[*kind].to_owned(),
+        }
+    }
+
+    async fn transactions(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let pause = Duration::from_millis(self.changes.below(HELD_MILLIS) as u64);
+            tokio::time::sleep(pause).await;
+            self.transaction(pause).await?;
+        }
+        Ok(())
+    }
+
+    /// A transaction of the source, held open for a moment.
+    async fn transaction(&mut self, held: Duration) -> Result<()> {
+        let transaction = Transaction::draw(&mut self.changes, &mut self.tables, false);
+        self.happen(transaction, held).await
+    }
+
+    async fn happen(&mut self, mut transaction: Transaction, held: Duration) -> Result<()> {
+        let now = self.source.begin().await?;
+        transaction.stamp(&self.tables, now);
+        self.source.run(&self.statements(&transaction)).await?;
+        tokio::time::sleep(held).await;
+        self.source.run("COMMIT").await?;
+        self.committed(&transaction);
+        Ok(())
+    }
+
+    fn statements(&self, transaction: &Transaction) -> String {
+        transaction.statements(&self.tables, self.source.dialect(), |name| self.source.name(name))
+    }
+
+    fn committed(&mut self, transaction: &Transaction) {
+        self.report.transactions += 1;
+        for (index, edits) in transaction.by_table() {
+            for edit in &edits {
+                match edit {
+                    Edit::Insert(_) => self.report.inserted += 1,
+                    Edit::Update(..) => self.report.updated += 1,
+                    Edit::Delete(_) => self.report.deleted += 1,
+                }
+            }
+            self.tables[index].commit(&edits);
+        }
+    }
+
+    /// A transaction that writes now and commits later: its times will be old by then.
+    async fn leave_open(&mut self) -> Result<()> {
+        // SQLite has one writer: another one would keep all others out.
+        if self.open.is_some() || self.source.dialect() == super::values::Dialect::Sqlite {
+            return Ok(());
+        }
+        let mut transaction = Transaction::draw(&mut self.changes, &mut self.tables, true);
+        let now = self.aside.begin().await?;
+        transaction.stamp(&self.tables, now);
+        self.aside.run(&self.statements(&transaction)).await?;
+        self.open = Some(transaction);
+        Ok(())
+    }
+
+    async fn end_open(&mut self) -> Result<()> {
+        if let Some(transaction) = self.open.take() {
+            self.aside.run("COMMIT").await?;
+            self.report.late_commits += 1;
+            self.committed(&transaction);
+            self.tables.iter_mut().for_each(|table| table.held.clear());
+        }
+        Ok(())
+    }
+
+    async fn reshape(&mut self) -> Result<()> {
+        let dialect = self.source.dialect();
+        let (index, reshape) = Reshape::draw(&mut self.changes, &mut self.tables, dialect);
+        let table = &mut self.tables[index];
+        self.source.run(&reshape.statement(&table.now, dialect, &self.source.name(table.spec.name))).await?;
+        reshape.commit(table);
+        self.report.reshaped += 1;
+        self.report.count(reshape.name());
+        Ok(())
+    }
+
+    /// Holds new snapshots against the states of the source.
+    async fn look(&mut self) -> Result<()> {
+        for (followed, table) in self.followed.iter_mut().zip(&mut self.tables) {
+            let id = lake_table(&self.settings.schema, table.spec.name);
+            let looked = followed.look(&self.lake, &id, table).await?;
+            self.report.snapshots_verified += looked.snapshots;
+            self.report.rows_verified += looked.rows;
+            for wrong in looked.wrong {
+                self.report.wrong.push(wrong);
+            }
+        }
+        Ok(())
+    }
+
+    /// All is let come to rest: a clean run, and source, lake and target hold the same.
+    pub(super) async fn rest(&mut self) -> Result<()> {
+        self.end_open().await?;
+        self.report.settled += 1;
+        for attempt in 1..=TRIES {
+            let mut running = self.start(0, &["run"], &Trouble::None)?;
+            running.wait().await?;
+            self.ended(&mut running, false)?;
+            self.look().await?;
+            if !self.report.is_good() {
+                return Ok(());
+            }
+            let wrong = self.compare().await?;
+            if wrong.is_empty() {
+                break;
+            }
+            // The server may not have noticed yet that a killed reader is gone.
+            if attempt < TRIES && self.source.dialect() == super::values::Dialect::Postgres {
+                self.report.settled_late += u64::from(attempt == 1);
+                tokio::time::sleep(USUAL).await;
+                continue;
+            }
+            wrong.into_iter().for_each(|wrong| self.wrong(wrong));
+            return Ok(());
+        }
+        // Nobody writes now: what crashes have left may go.
+        if self.troubles.one_in(3) {
+            let verb = ["maintain", "--remove-orphans", "--orphan-age", "0s", "--force"];
+            let mut running = self.start(0, &verb, &Trouble::None)?;
+            running.wait().await?;
+            self.ended(&mut running, false)?;
+            self.look().await?;
+            let wrong = self.compare().await?;
+            wrong.into_iter().for_each(|wrong| self.wrong(format!("after orphans were removed: {wrong}")));
+        }
+        Ok(())
+    }
+
+    /// Where source, lake and target differ from the model.
+    async fn compare(&self) -> Result<Vec<String>> {
+        let target = Database::open(&self.settings.places.target, &self.settings.schema).await?;
+        let mut wrong = Vec::new();
+        for table in &self.tables {
+            let name = table.spec.name;
+            let key: Vec<usize> = (0..table.spec.key).collect();
+            let names = || table.now.columns.iter().map(|column| column.name.clone()).collect();
+            let mut held = Vec::new();
+            for (place, database) in [("source", &self.source), ("target", &target)] {
+                let rows = database.rows(&database.name(name), &table.now.columns).await;
+                match rows {
+                    Ok(rows) => held.push((place, Rows::new(names(), rows, &key))),
+                    Err(error) => wrong.push(format!("{name}: the {place} cannot be read: {error}")),
+                }
+            }
+            if let Some(found) = self.lake.lake.table(&lake_table(&self.settings.schema, name)).await? {
+                held.push(("lake", self.lake.read(&found, None, table).await?));
+            } else {
+                wrong.push(format!("{name}: the lake has no such table"));
+            }
+            for (place, rows) in held {
+                let differences = rows.differences(&table.now);
+                if !differences.is_empty() {
+                    let shown = &differences[..differences.len().min(MOST_WRONG)];
+                    wrong.push(format!(
+                        "{name}: the {place} differs in {}: {}",
+                        differences.len(),
+                        shown.join("; ")
+                    ));
+                }
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Takes the test's own tables away. Files of dropped tables stay in the lake, as they always do.
+    pub(super) async fn clean_up(&self) -> Result<()> {
+        if self.settings.keep {
+            return Ok(());
+        }
+        for table in &self.tables {
+            self.lake.lake.drop_table(&lake_table(&self.settings.schema, table.spec.name)).await?;
+        }
+        self.source.drop_schema().await?;
+        Database::open(&self.settings.places.target, &self.settings.schema).await?.drop_schema().await
+    }
+
+    fn wrong(&mut self, what: String) {
+        if self.report.wrong.len() < MOST_WRONG {
+            self.report.wrong.push(what);
+        }
+    }
+}
