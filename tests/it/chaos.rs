@@ -123,7 +123,7 @@ async fn on_a_store_with_bad_moments_every_snapshot_is_a_state_of_the_source() {
         Places::in_folder(folder.path(), Some(connection("source", &source.url())), None, Some(lake)).unwrap()
     };
     let (direct, through) = (places(s3.options()), places(s3.options_through(proxy.port())));
-    let settings = settings(&folder.path().join("test"), direct, through, 6);
+    let settings = settings(&folder.path().join("test"), direct, through, 5);
     let mut weather = BadNetwork { kinds: &["store answers 503", "store cut off"], proxies: vec![proxy] };
     let report = run(folder, settings, &mut weather).await;
     // Other readers say the same. In these two tables the lake drops what the source drops.
