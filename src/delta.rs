@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What happened to a row. The discriminants are the values of the `_op` column.
@@ -16,7 +17,7 @@ pub enum Op {
 
 /// A position in a source, opaque to the engine: the connector that wrote it reads it back at full
 /// precision. Kept in the lake, in the commit that holds the rows it covers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Watermark(String);
 
@@ -39,7 +40,7 @@ impl fmt::Display for Watermark {
 }
 
 /// The id of an Iceberg snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct SnapshotId(pub i64);
 

@@ -147,7 +147,7 @@ pub struct ReadPlan {
 }
 
 /// What the rows of a reading mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Extent {
     /// The whole table: what the lake has and the reading has not is gone.

@@ -16,13 +16,14 @@ use arrow::compute::{
     CastOptions, and, cast_with_options, filter_record_batch, is_not_null, is_null, not, nullif,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{Evolution, Fate, SchemaContract};
 
 /// What was left out of a pass by the stream's contract.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LeftOut {
     /// Whole rows.
     pub rows: u64,

@@ -23,7 +23,7 @@ use super::letters::Letters;
 use super::request::{lake_table_plan, read_request};
 use super::stamp::Stamp;
 use super::tally::{Tally, Written};
-use super::{Context, ExtractReport, Progress, Stream, audit, evolve};
+use super::{Context, ExtractReport, Progress, Stages, Stream, audit, evolve};
 use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,6 +66,7 @@ pub async fn extract(context: &Context, stream: &Stream, progress: &Arc<Progress
     }
     let mut report = report.expect("at least one reading");
     report.seconds = started.elapsed().as_secs_f64();
+    report.stages.plan = report.seconds - report.stages.read - report.stages.commit;
     Ok(report)
 }
 
@@ -162,6 +163,8 @@ impl<'a> Pass<'a> {
             self.position = None;
             self.unfinished = false;
         }
+        let from = self.position.clone();
+        let mut read = 0;
         let mut tally = Tally::default();
         let mut held = Written::default();
         let mut ahead = JoinSet::new();
@@ -176,6 +179,7 @@ impl<'a> Pass<'a> {
         while let Some(portion) = self.reading.next().await? {
             let Portion { streams, resume, complete } = portion;
             held.add(self.write(streams, comparison.as_ref(), progress).await?);
+            read += std::mem::take(&mut held.read);
             if !held.files.is_empty() {
                 ahead.join_all().await;
                 ahead = JoinSet::new();
@@ -184,7 +188,7 @@ impl<'a> Pass<'a> {
                 let (files, effect) = comparison.finish(std::mem::take(&mut held).files).await?;
                 self.commit(files, effect, resume, &mut tally).await?;
             } else if let Some(effect) = self.effect(complete) {
-                let Written { files, gone } = std::mem::take(&mut held);
+                let Written { files, gone, .. } = std::mem::take(&mut held);
                 let effect = if let Effect::Log(_) = effect { Effect::Log(gone) } else { effect };
                 self.commit(files, effect, resume, &mut tally).await?;
             }
@@ -204,6 +208,9 @@ impl<'a> Pass<'a> {
         Ok(ExtractReport {
             change: self.plan.change,
             extent: self.plan.extent,
+            from,
+            to: self.position.take(),
+            read,
             rows: tally.rows,
             updated: tally.changed.updated,
             deleted: tally.changed.deleted,
@@ -215,6 +222,11 @@ impl<'a> Pass<'a> {
             left_out: std::mem::take(&mut self.left_out),
             notes,
             seconds: started.elapsed().as_secs_f64(),
+            stages: Stages {
+                plan: 0.0,
+                commit: tally.seconds,
+                read: started.elapsed().as_secs_f64() - tally.seconds,
+            },
         })
     }
 
@@ -287,8 +299,10 @@ impl<'a> Pass<'a> {
             let letters = self.letters.as_ref().map(Letters::collector);
             tasks.spawn(async move {
                 let mut left_out = LeftOut::default();
+                let mut read = 0;
                 while let Some(batch) = rows.next().await {
                     let mut batch = batch?;
+                    read += batch.num_rows() as u64;
                     progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
                     if let Some(gone) = &mut gone {
                         batch = gone.take(&batch).await?;
@@ -313,7 +327,7 @@ impl<'a> Pass<'a> {
                 };
                 let files = writer.finish().await?;
                 sieve.map_or(Ok(()), |sieve| sieve.finish(&files))?;
-                Ok::<_, Error>((place, Written { files, gone }, left_out))
+                Ok::<_, Error>((place, Written { files, gone, read }, left_out))
             });
         }
         let mut written = BTreeMap::new();
@@ -330,6 +344,19 @@ impl<'a> Pass<'a> {
     }
 
     async fn commit(
+        &mut self,
+        files: Vec<WrittenFile>,
+        effect: Effect,
+        resume: Watermark,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let started = Instant::now();
+        self.commit_files(files, effect, resume, tally).await?;
+        tally.seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    async fn commit_files(
         &mut self,
         files: Vec<WrittenFile>,
         effect: Effect,

@@ -48,7 +48,7 @@ pub use evolve::evolution;
 pub use extract::extract;
 pub use letters::{Leg, LetterCount, RejectLimit, count_letters, letters, letters_of};
 pub use load::{load, target_table};
-pub use report::{ErrorReport, ExtractReport, LoadReport, StreamReport, Verdict};
+pub use report::{ErrorReport, ExtractReport, LoadReport, Stages, Status, StreamReport, Verdict};
 pub use request::{lake_table_plan, mode_of, read_request};
 use retry::Tries;
 pub use state::{Moved, set_position, verify};
@@ -234,7 +234,7 @@ impl Progress {
 
 /// Runs one pass of a stream. Never fails: the report says what happened.
 pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<Progress>) -> StreamReport {
-    let mut report = StreamReport::new(&stream.name, context.run);
+    let mut report = StreamReport::of(stream, context.run);
     let mut tries = Tries::new(&stream.name, &progress, context.retry_for);
     let outcome = async {
         if legs != Legs::Load {

@@ -1,44 +1,78 @@
 //! What a pass says of itself: a verdict per stream that can be trusted.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::Stream;
 use super::contract::LeftOut;
-use crate::delta::SnapshotId;
+use crate::connection::Connection;
+use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain;
 use crate::source::{ChangeDetection, Extent};
+use crate::table::TableId;
 
-/// The outcome of one pass of one stream.
-#[derive(Debug, Serialize)]
+/// The outcome of one pass of one stream. Fields may come to it; none goes or changes its meaning without
+/// a line in the changelog that says so.
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct StreamReport {
     /// The stream's name.
     pub stream: String,
-    /// The run it belongs to.
+    /// The run it belongs to: one call of the program, or of `serve` until it ends.
+    #[schemars(with = "String")]
     pub run: Uuid,
-    /// When the pass began.
+    /// Where rows came from: `connection:table`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The table in the lake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lake_table: Option<String>,
+    /// Where rows went to: `connection:table`. Absent where they stay in the lake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// When the pass began, in UTC.
+    #[schemars(with = "String")]
     pub started_at: DateTime<Utc>,
+    /// When it ended, in UTC.
+    #[schemars(with = "String")]
+    pub ended_at: DateTime<Utc>,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// How it ended.
     pub verdict: Verdict,
+    /// How much of it was done.
+    pub status: Status,
     /// How often a half was tried again within the pass.
     pub retries: u32,
     /// What the first half did, if it got to its end.
     pub extract: Option<ExtractReport>,
     /// What the second half did, if it got to its end.
     pub load: Option<LoadReport>,
-    /// What was done for the lake table afterwards, if anything was due.
+    /// What was done for the lake table afterwards, if anything was due: as `frazil maintain` reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub maintenance: Option<maintain::Report>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
 }
 
+/// How much of a pass was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All of it.
+    Completed,
+    /// The lake has the change, the target not.
+    Partial,
+    /// Nothing that anybody sees: rows of a first read may be kept for the next pass.
+    Failed,
+}
+
 /// How a pass ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Rows moved; source, lake and target are where the report says.
@@ -67,7 +101,7 @@ impl Verdict {
 }
 
 /// An error as reports carry it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ErrorReport {
     /// The kind's name.
     pub kind: &'static str,
@@ -93,13 +127,19 @@ impl From<&Error> for ErrorReport {
 }
 
 /// Source to lake.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ExtractReport {
     /// How changes were found.
     pub change: ChangeDetection,
     /// Whether the whole table was read.
     pub extent: Extent,
-    /// Rows committed.
+    /// The position before, as its connector wrote it.
+    pub from: Option<Watermark>,
+    /// The position now.
+    pub to: Option<Watermark>,
+    /// Rows that came from the source.
+    pub read: u64,
+    /// Rows committed: of a table that is read whole, those that differ.
     pub rows: u64,
     /// Of these, rows that take the place of an older one with their key.
     pub updated: u64,
@@ -123,10 +163,23 @@ pub struct ExtractReport {
     pub notes: Vec<String>,
     /// How long it took, in seconds.
     pub seconds: f64,
+    /// Where that time went.
+    pub stages: Stages,
+}
+
+/// Where the time of the first half went, in seconds.
+#[derive(Debug, Clone, Copy, Default, Serialize, JsonSchema)]
+pub struct Stages {
+    /// Finding out what there is and what is to be read.
+    pub plan: f64,
+    /// Reading rows and writing files, both at once.
+    pub read: f64,
+    /// Committing, with audits.
+    pub commit: f64,
 }
 
 /// Lake to target.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct LoadReport {
     /// The snapshot that the target showed before.
     pub from: Option<SnapshotId>,
@@ -150,6 +203,13 @@ impl ExtractReport {
         self.left_out.add(&next.left_out);
         Self {
             left_out: self.left_out,
+            from: self.from,
+            read: self.read + next.read,
+            stages: Stages {
+                plan: self.stages.plan + next.stages.plan,
+                read: self.stages.read + next.stages.read,
+                commit: self.stages.commit + next.stages.commit,
+            },
             rows: self.rows + next.rows,
             updated: self.updated + next.updated,
             deleted: self.deleted + next.deleted,
@@ -168,9 +228,14 @@ impl StreamReport {
         Self {
             stream: stream.to_owned(),
             run,
+            source: None,
+            lake_table: None,
+            target: None,
             started_at: Utc::now(),
+            ended_at: Utc::now(),
             seconds: 0.0,
             verdict: Verdict::Failed,
+            status: Status::Failed,
             retries: 0,
             extract: None,
             load: None,
@@ -179,8 +244,20 @@ impl StreamReport {
         }
     }
 
+    /// Of a pass of this stream.
+    pub(super) fn of(stream: &Stream, run: Uuid) -> Self {
+        let place = |connection: &Connection, table: &TableId| Some(format!("{}:{table}", connection.name()));
+        Self {
+            source: place(&stream.source, &stream.source_table),
+            lake_table: Some(stream.lake_table.to_string()),
+            target: stream.target.as_ref().and_then(|target| place(&target.connection, &target.table)),
+            ..Self::new(&stream.name, run)
+        }
+    }
+
     pub(super) fn close(&mut self, outcome: Result<()>) {
-        self.seconds = (Utc::now() - self.started_at).as_seconds_f64().max(0.0);
+        self.ended_at = Utc::now();
+        self.seconds = (self.ended_at - self.started_at).as_seconds_f64().max(0.0);
         let extracted = self.extract.as_ref().is_some_and(|extract| extract.changed);
         let loaded = self.load.as_ref().is_some_and(|load| load.from != load.to || load.staged > 0);
         self.verdict = match &outcome {
@@ -188,6 +265,11 @@ impl StreamReport {
             Ok(()) => Verdict::NothingToDo,
             Err(error) if error.kind() == ErrorKind::Conflict => Verdict::Conflict,
             Err(_) => Verdict::Failed,
+        };
+        self.status = match &outcome {
+            Ok(()) => Status::Completed,
+            Err(_) if extracted => Status::Partial,
+            Err(_) => Status::Failed,
         };
         self.error = outcome.as_ref().err().map(ErrorReport::from);
     }

@@ -8,12 +8,15 @@ pub(super) struct Written {
     pub(super) files: Vec<WrittenFile>,
     /// Keys of rows that go.
     pub(super) gone: Vec<WrittenFile>,
+    /// Rows that came from the source.
+    pub(super) read: u64,
 }
 
 impl Written {
     pub(super) fn add(&mut self, other: Self) {
         self.files.extend(other.files);
         self.gone.extend(other.gone);
+        self.read += other.read;
     }
 }
 
@@ -24,13 +27,15 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     pub(super) commits: usize,
     pub(super) changed: RowCounts,
+    /// Taken by commits, in seconds.
+    pub(super) seconds: f64,
 }
 
 impl Tally {
     pub(super) fn of(files: &[WrittenFile]) -> Self {
         let rows = files.iter().map(|written| written.file.record_count()).sum();
         let bytes = files.iter().map(|written| written.file.file_size_in_bytes()).sum();
-        Self { rows, bytes, commits: 1, changed: RowCounts::default() }
+        Self { rows, bytes, commits: 1, ..Self::default() }
     }
 
     pub(super) fn add(&mut self, part: Self) {

@@ -594,7 +594,7 @@ fn with_block(page: &str, block: &str, content: &str) -> String {
     replace_block(&fs::read_to_string(page).unwrap(), block, content)
 }
 
-fn replace_block(page: &str, block: &str, content: &str) -> String {
+pub(crate) fn replace_block(page: &str, block: &str, content: &str) -> String {
     let (begin, end) = (format!("<!-- {block}: written by a test -->"), format!("<!-- end of {block} -->"));
     let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
     let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("no {end}"));

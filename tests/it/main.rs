@@ -47,6 +47,7 @@ mod past;
 mod postgres_keyset;
 mod postgres_source;
 mod postgres_target;
+mod report;
 mod retry;
 mod serve;
 mod serve_http;

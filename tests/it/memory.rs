@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::fixture::{self, Pipeline};
 use crate::sync::{assert_same, two_databases};
+use crate::tds::{Engine, Server};
 
 /// The smallest budget that there is.
 const BUDGET: &str = "128MiB";
@@ -106,4 +107,33 @@ async fn a_whole_read_whose_fingerprints_do_not_fit_stays_within_the_budget() {
     for taken in [unchanged, changed] {
         assert!(taken < CEILING, "{taken} kB of memory, the budget is {CEILING} kB");
     }
+}
+
+/// Rows of a bulk load are held until their chunk is sent: a chunk, and not the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_into_sql_server_stays_within_the_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.db");
+    let shop = rusqlite::Connection::open(&file).unwrap();
+    // 80 MB of text.
+    shop.execute_batch(
+        "create table big (id integer primary key, note text);
+         with recursive n(id) as (select 1 union all select id + 1 from n where id < 20000)
+         insert into big select id, id || hex(zeroblob(2000)) from n",
+    )
+    .unwrap();
+    let engine = Engine::new();
+    let server = Server::with_engine(&engine);
+    let pipeline = Pipeline::new(
+        &format!("sqlite://{}", file.display()),
+        &server.url(),
+        &["main.big: { change: full }"],
+    );
+    pipeline.ok(&["sync"]);
+    let load = peak(&pipeline, &["load", "--memory", BUDGET]).await;
+    eprintln!("kB of memory: load {load}");
+    let loaded = "SELECT COUNT_BIG(*) AS rows_there, MAX(t.[note]) AS longest FROM [dbo].[big] AS t";
+    let longest: String = shop.query_row("select max(note) from big", [], |row| row.get(0)).unwrap();
+    assert!(engine.run(loaded) == [format!("20000|{longest}")]);
+    assert!(load < CEILING, "{load} kB of memory, the budget is {CEILING} kB");
 }

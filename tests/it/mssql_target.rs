@@ -626,6 +626,23 @@ async fn tables_with_a_life_of_their_own() {
     }
 }
 
+/// Trap 10: a column that the target computes takes no values, though the stream has some for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_target_computes_is_left_to_it() {
+    let (engine, server) = server();
+    let target = open(&server);
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("twice", DataType::Int64, true)];
+    let doubled = table("doubled", fields, &["id"], Deletes::Hard);
+    engine.run("CREATE TABLE [dbo].[doubled] ([id] bigint NOT NULL PRIMARY KEY, [twice] bigint)");
+    engine.describe("dbo.doubled", |doubled| doubled.columns[1].computed = true);
+    let numbers = || -> ArrayRef { Arc::new(Int64Array::from(vec![1, 2])) };
+    let batch = with_ops(&doubled, vec![numbers(), numbers()], Int8Array::from(vec![0, 0]));
+    target.apply(prepared(&*target, &doubled, batch).await).await.unwrap();
+    check(&engine, "SELECT [id] FROM [dbo].[doubled] ORDER BY [id]", expect!["1\n2"]);
+    let log = server.log().join("\n");
+    assert!(!log.contains("[c1]"), "it is not even staged: {log}");
+}
+
 /// A source that was a SQL Server gets its own types back.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sources_types_are_restored() {

@@ -12,9 +12,9 @@ use crate::clients::mssql::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::target::Merge;
 
-/// Rows and bytes of a bulk load: what the vendor advises, and what memory allows.
+/// Rows and bytes of a bulk load: what the vendor advises, and what the smallest memory allows.
 const CHUNK_ROWS: usize = 100_000;
-const CHUNK_BYTES: usize = 32 << 20;
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// What was staged.
 #[derive(Debug, Clone, Copy, Default)]
