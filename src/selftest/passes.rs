@@ -67,7 +67,7 @@ impl Trouble {
         match what {
             1 => Self::Kill(moment),
             2 => {
-                let passes = chance.weighed(&[(4, 0), (2, 1), (1, 2), (1, 3)]);
+                let passes = chance.weighed(&[(4, 0), (2, 1), (1, 2), (1, 3), (1, 5), (1, 8)]);
                 Self::Point {
                     name: faults::ALL[chance.below(faults::ALL.len())],
                     passes,

@@ -24,6 +24,9 @@ pub struct Places {
     pub lake: LakeSettings,
 }
 
+/// Rows of a transaction in the target, of the stream that has several.
+const BATCH_ROWS: u32 = 10;
+
 /// Two workers have a folder each, as on two machines.
 pub(super) const MACHINES: [&str; 2] = ["one", "two"];
 
@@ -53,6 +56,14 @@ pub(super) fn lake_table(schema: &str, name: &str) -> TableId {
     TableId::new(schema, name)
 }
 
+/// The stream of a table.
+pub(super) fn stream_name(source: &Connection, schema: &str, table: &str) -> String {
+    match source.scheme() {
+        "sqlite" => table.to_owned(),
+        _ => format!("{schema}.{table}"),
+    }
+}
+
 /// Writes the configuration for each machine. Addresses and options may hold secrets: they are variables,
 /// and what these stand for is returned and written nowhere.
 pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<BTreeMap<String, String>> {
@@ -68,13 +79,13 @@ pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<
                 How::Added => json!({ "mode": "append", "change": "id", "cursor": "id" }),
             };
             stream["lake_table"] = json!(lake_table(schema, spec.name).to_string());
+            // Targets go through states between two snapshots, and know it.
+            if spec.name == "lines" {
+                stream["batch_rows"] = json!(BATCH_ROWS);
+            }
             // Each other one forgets in the lake what the source drops.
             stream["dropped_columns"] = json!(if index % 2 == 0 { "keep" } else { "drop" });
-            let name = match places.source.scheme() {
-                "sqlite" => spec.name.to_owned(),
-                _ => format!("{schema}.{}", spec.name),
-            };
-            (name, stream)
+            (stream_name(&places.source, schema, spec.name), stream)
         })
         .collect();
     let target = match places.target.scheme() {

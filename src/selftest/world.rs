@@ -8,7 +8,7 @@ use super::lakeside::{Followed, Lakeside, Rows};
 use super::model::{Edit, SPECS, Table};
 use super::moves::{Reshape, Transaction, create};
 use super::passes::{Ended, Passes, Possible, Running, Trouble};
-use super::place::{MACHINES, configure, lake_table, make_folder};
+use super::place::{MACHINES, configure, lake_table, make_folder, stream_name};
 use super::report::Report;
 use super::{ROUNDS_TO_REST, Settings, Weather};
 use crate::error::Result;
@@ -26,6 +26,8 @@ const SHARED: Duration = Duration::from_millis(3500);
 const FROZEN: Duration = Duration::from_millis(700);
 /// A transaction is held open for up to this while passes run.
 const HELD_MILLIS: usize = 60;
+/// So many transactions follow each other without a pause.
+const STORM: usize = 40;
 /// After this many tries something does not come to rest.
 const TRIES: u64 = 3;
 /// How many findings a report lists.
@@ -109,7 +111,8 @@ impl<'a> World<'a> {
         };
         let trouble = Trouble::draw(&mut self.troubles, &possible);
         let verb = *self.troubles.pick(&["run", "run", "run", "run", "sync", "load"]);
-        let meanwhile = self.changes.below(4);
+        // Now and then as many as fit into the time of a pass.
+        let meanwhile = if self.changes.one_in(6) { STORM } else { self.changes.below(4) };
         self.pass(verb, &trouble, meanwhile).await?;
         if self.changes.one_in(2) {
             self.end_open().await?;
@@ -131,7 +134,10 @@ impl<'a> World<'a> {
         if let Trouble::Workers { killed } = trouble {
             return self.serve(*killed, meanwhile).await;
         }
+        let one = self.troubles.pick(&SPECS).name;
+        let one = stream_name(&self.settings.places.source, &self.settings.schema, one);
         let verb: &[&str] = match verb {
+            "run" if self.troubles.one_in(3) => &["run", "--select", &one],
             "maintain" => &["maintain"],
             "run" if self.troubles.one_in(3) => &["run", "--parallel", "2", "--memory", "512MiB"],
             // Before the first rest there may be nothing in the lake yet to be loaded.
@@ -259,7 +265,8 @@ impl<'a> World<'a> {
 
     async fn transactions(&mut self, count: usize) -> Result<()> {
         for _ in 0..count {
-            let pause = Duration::from_millis(self.changes.below(HELD_MILLIS) as u64);
+            let pause = self.changes.below(HELD_MILLIS) * usize::from(count < STORM);
+            let pause = Duration::from_millis(pause as u64);
             tokio::time::sleep(pause).await;
             self.transaction(pause).await?;
         }
