@@ -167,7 +167,7 @@ impl History {
                     error.map(|error| error.kind),
                     error.map(|error| &error.message),
                     env!("CARGO_PKG_VERSION"),
-                    extract.map(|extract| extract.rejected as i64),
+                    (extract.is_some() || load.is_some()).then(|| report.rejected() as i64),
                 ],
             )
             .and_then(|_| {

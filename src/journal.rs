@@ -21,7 +21,8 @@ pub struct Deed {
     pub at: DateTime<Utc>,
     /// Who, as the system says; `http` for whoever asked a server by HTTP.
     pub who: String,
-    /// What: `set`, `rollback`, `full_refresh`, `pause`, `resume`, `trigger`.
+    /// What: `set`, `rollback`, `full_refresh`, `pause`, `resume`, `trigger`,
+    /// `dlq_replay`, `dlq_drop`.
     pub deed: String,
     /// To which stream or lake table.
     pub subject: String,

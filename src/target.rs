@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -40,8 +41,42 @@ pub trait Target: Send + Sync {
     /// [`Conflict`](crate::ErrorKind::Conflict) when the table does not show `merge.from` (any more).
     async fn apply(&self, merge: Merge) -> Result<MergeStats>;
 
+    /// As [`apply`](Self::apply), without the rows that the database refuses: those go to `refusals` before
+    /// the commit. [`Unsupported`](crate::ErrorKind::Unsupported) where a target cannot tell them apart.
+    ///
+    /// The changes have one column more, before `_op`: [`LETTER_COLUMN`].
+    async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
+        drop((merge, refusals));
+        Err(Error::new(ErrorKind::Unsupported, "this target does not tell refused rows apart yet")
+            .hint("set `on_reject: stop`"))
+    }
+
     /// What is wrong or missing for loading this table: rights, settings.
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>>;
+}
+
+/// Of changes to [`Target::apply_but`]: all that is to be known of a row that is refused, as a text.
+pub const LETTER_COLUMN: &str = "_letter";
+
+/// A row that a database refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its [`LETTER_COLUMN`].
+    pub letter: String,
+    /// Why. Names of columns and constraints, no values.
+    pub reason: String,
+}
+
+/// Where refused rows go.
+#[async_trait]
+pub trait Refusals: Send + Sync {
+    /// Notes that one more row is refused, for this reason. An error ends the load.
+    fn note(&self, reason: &str) -> Result<()>;
+
+    /// Takes all rows that are left out, within the transaction that changes the table and before its commit.
+    /// They are durable when it returns; an error ends the load. It may be told of the same rows again when
+    /// the commit fails.
+    async fn keep(&self, refused: Vec<Refused>) -> Result<()>;
 }
 
 /// The table to load, as it should look.

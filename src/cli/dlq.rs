@@ -1,4 +1,6 @@
-//! `dlq`: the dead letters of streams. Listed by reason and shown.
+//! `dlq`: the dead letters of streams. Listed by reason, shown, carried again, given up.
+
+use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -6,11 +8,12 @@ use super::args::{Global, Output, StreamsArgs};
 use super::output::{self, Exit};
 use super::query::Asking;
 use super::setup::{Setup, setup};
-use super::state::named;
+use super::state::{journal, named};
 use crate::config::units::show_count;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Deed;
 use crate::lake::Lake;
-use crate::sync::{Leg, count_letters, letters, letters_of};
+use crate::sync::{self, Context, Leg, Progress, count_letters, letters, letters_of};
 
 /// Rows that could not be carried.
 #[derive(Debug, Subcommand)]
@@ -19,6 +22,42 @@ pub(super) enum DlqCommand {
     List(StreamsArgs),
     /// Print a stream's dead letters, values and all
     Show(ShowArgs),
+    /// Carry the rows again, as they are now: by reading the source whole, and from the lake into the target
+    Replay(ReplayArgs),
+    /// Give letters up. Their rows stay as they are
+    Drop(DropArgs),
+}
+
+/// Whose rows to carry again.
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// The stream, by name
+    pub stream: String,
+    /// Only those of one half of a pass
+    #[arg(long, value_enum)]
+    pub leg: Option<LegWord>,
+    /// Which streams there are.
+    #[command(flatten)]
+    pub streams: StreamsArgs,
+}
+
+/// Which letters to give up.
+#[derive(Debug, Args)]
+pub(super) struct DropArgs {
+    /// The stream, by name
+    pub stream: String,
+    /// A letter by its name, as `show` prints it; can be repeated
+    #[arg(long = "letter", value_name = "NAME", required_unless_present = "all")]
+    pub letters: Vec<String>,
+    /// All of them
+    #[arg(long, conflicts_with = "letters")]
+    pub all: bool,
+    /// Only those of one half of a pass
+    #[arg(long, value_enum)]
+    pub leg: Option<LegWord>,
+    /// Which streams there are.
+    #[command(flatten)]
+    pub streams: StreamsArgs,
 }
 
 /// Which letters to print.
@@ -46,6 +85,11 @@ pub(super) enum LegWord {
     Load,
 }
 
+/// One leg, or both in the order of rows.
+fn legs(word: Option<LegWord>) -> Vec<Leg> {
+    word.map_or_else(|| vec![Leg::Extract, Leg::Load], |word| vec![word.leg()])
+}
+
 impl LegWord {
     fn leg(self) -> Leg {
         match self {
@@ -60,6 +104,8 @@ pub(super) async fn dlq(global: &Global, command: &DlqCommand) -> Result<Exit> {
     match command {
         DlqCommand::List(args) => list(global, args).await,
         DlqCommand::Show(args) => show(global, args).await,
+        DlqCommand::Replay(args) => replay(global, args).await,
+        DlqCommand::Drop(args) => drop(global, args).await,
     }
 }
 
@@ -113,5 +159,68 @@ async fn show(global: &Global, args: &ShowArgs) -> Result<Exit> {
         args.limit,
     );
     Asking { lake, budget, as_of: None, output: global.output }.run(&sql).await?;
+    Ok(Exit::Done)
+}
+
+async fn replay(global: &Global, args: &ReplayArgs) -> Result<Exit> {
+    let Setup { config, streams } = setup(global, &args.streams).await?;
+    let stream = named(&streams, &args.stream)?;
+    let lake = Lake::open(config.lake()).await?;
+    let context = Context::new(lake, args.streams.engine.budget()?, *config.maintenance());
+    let mut journal = journal(&config)?;
+    let (mut all, mut left) = (0, 0);
+    for leg in legs(args.leg) {
+        let replayed = sync::replay(&context, stream, leg, &Arc::new(Progress::default())).await?;
+        if replayed.letters == 0 {
+            continue;
+        }
+        (all, left) = (all + replayed.letters, left + replayed.left);
+        let subject = format!("{} ({})", stream.name, leg.name());
+        journal.note(&Deed::now("dlq_replay", subject).moved(Some(replayed.letters), Some(replayed.left)))?;
+        if global.output == Output::Json {
+            output::json(&serde_json::json!({
+                "stream": stream.name, "leg": leg, "letters": replayed.letters, "left": replayed.left,
+            }))?;
+        } else {
+            let [letters, left] = [replayed.letters, replayed.left].map(show_count);
+            output::line(format!(
+                "{}: {letters} letters of the {} leg, {left} left",
+                stream.name,
+                leg.name()
+            ))?;
+        }
+    }
+    if all == 0 {
+        output::say("no dead letters: nothing to replay");
+    }
+    Ok(if left > 0 { Exit::Partial } else { Exit::Done })
+}
+
+async fn drop(global: &Global, args: &DropArgs) -> Result<Exit> {
+    let Setup { config, streams } = setup(global, &args.streams).await?;
+    let stream = named(&streams, &args.stream)?;
+    let lake = Lake::open(config.lake()).await?;
+    let context = Context::new(lake, args.streams.engine.budget()?, *config.maintenance());
+    let mut journal = journal(&config)?;
+    let names = (!args.all).then_some(args.letters.as_slice());
+    let mut dropped = 0;
+    for leg in legs(args.leg) {
+        let gone = sync::drop_letters(&context, stream, leg, names).await?;
+        if gone > 0 {
+            let subject = format!("{} ({})", stream.name, leg.name());
+            journal.note(&Deed::now("dlq_drop", subject).moved(Some(gone), None::<u64>))?;
+        }
+        dropped += gone;
+    }
+    if !args.all && dropped < args.letters.len() as u64 {
+        let missing = args.letters.len() as u64 - dropped;
+        return Err(Error::new(ErrorKind::Config, format!("{missing} of these letters are not there"))
+            .with("stream", &stream.name)
+            .hint("`frazil dlq show` prints their names; those that were there are dropped"));
+    }
+    match global.output {
+        Output::Json => output::json(&serde_json::json!({ "stream": stream.name, "dropped": dropped }))?,
+        _ => output::line(format!("{}: {} letters dropped", stream.name, show_count(dropped)))?,
+    }
     Ok(Exit::Done)
 }

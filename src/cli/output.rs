@@ -167,8 +167,12 @@ fn extracted(extract: &ExtractReport) -> String {
 }
 
 fn loaded(load: &LoadReport) -> String {
+    let rejected = match load.rejected {
+        0 => String::new(),
+        rejected => format!(", {} rejected", show_count(rejected)),
+    };
     format!(
-        "{} upserted, {} deleted in the target ({})",
+        "{} upserted, {} deleted{rejected} in the target ({})",
         show_count(load.upserted),
         show_count(load.deleted),
         speed(load.staged, load.seconds),

@@ -19,7 +19,7 @@ use super::values::Values;
 use crate::lake::{DroppedColumns, SchemaContract};
 use crate::schedule::Priority;
 use crate::source::{BeyondHorizon, ChangeDetection, NullCursor};
-use crate::sync::{Mode, StreamSettings};
+use crate::sync::{Mode, OnReject, StreamSettings};
 use crate::table::FormatVersion;
 use crate::target::Deletes;
 
@@ -105,6 +105,8 @@ pub struct StreamEntry {
     /// stops. `discard_row`: rows with values that have no place become dead letters. `discard_value`: such
     /// values are left out, and counted.
     pub schema: Option<SchemaWord>,
+    /// What happens to rows that the target refuses: a constraint, a value that does not fit.
+    pub on_reject: Option<OnReject>,
     /// How many rows of a pass may become dead letters: `100`, or a share, `0.1%`. Beyond it the pass fails.
     pub max_rejected: Option<Limit>,
     /// What happens in the lake to a column that the source dropped. `keep`: it stays and is NULL from
@@ -160,6 +162,7 @@ impl StreamEntry {
             portion,
             audit,
             schema,
+            on_reject,
             max_rejected,
             after,
             priority,
@@ -196,6 +199,7 @@ impl StreamEntry {
             deletes: self.deletes.unwrap_or_default(),
             batch_rows: self.batch_rows,
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
+            on_reject: self.on_reject.unwrap_or_default(),
             max_rejected: self.max_rejected.map(|limit| limit.0),
         }
     }

@@ -18,7 +18,7 @@ mod reading;
 mod renames;
 mod versions;
 
-pub use loading::{DELETED_AT, History, check_changes, lake_ids, mark_deleted};
+pub use loading::{DELETED_AT, History, check_changes, check_changes_with_letters, lake_ids, mark_deleted};
 pub use names::{missing_column, missing_table, named_for_change};
 pub(crate) use position::as_text;
 pub use position::{Number, Stored};

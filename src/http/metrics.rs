@@ -24,10 +24,10 @@ impl Totals {
     pub(super) fn add(&mut self, report: &StreamReport) {
         *self.passes.entry(report.verdict.name()).or_default() += 1;
         self.seconds += report.seconds;
+        self.rejected += report.rejected();
         if let Some(extract) = &report.extract {
             self.extracted += extract.rows;
             self.file_bytes += extract.file_bytes;
-            self.rejected += extract.rejected;
         }
         if let Some(load) = &report.load {
             self.upserted += load.upserted;

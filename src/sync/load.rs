@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
+use super::letters::LoadLetters;
 use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef, batches};
 use crate::connectors;
 use crate::delta::{Op, SnapshotId};
@@ -38,7 +39,8 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
             .with("table", &stream.lake_table)
             .hint("run `frazil sync` first, or `frazil run`, which does both"));
     };
-    let mut report = LoadReport { from: None, to: None, staged: 0, upserted: 0, deleted: 0, seconds: 0.0 };
+    let mut report =
+        LoadReport { from: None, to: None, staged: 0, upserted: 0, deleted: 0, rejected: 0, seconds: 0.0 };
     let Some(snapshot) = table.current() else {
         return Ok(report);
     };
@@ -58,9 +60,26 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     if shown {
         return Ok(report);
     }
-    let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
-    let applying = batches::apply(&*target, merge, stream.settings.batch_rows);
-    let stats = applying.await.map_err(|error| error.with("stream", &stream.name))?;
+    let merge = change(context, stream, &table, wanted.clone(), applied, goal, progress).await?;
+    let mut letters = LoadLetters::of_load(context, stream, &table, &merge);
+    if let Some(letters) = &mut letters {
+        letters.look(context, stream).await?;
+    }
+    let merge = letters.iter().fold(merge, |merge, letters| letters.watch(merge));
+    let mut outcome = batches::apply(&*target, merge, stream.settings.batch_rows).await;
+    if let (Some(letters), Err(error)) = (&letters, &outcome)
+        && error.kind() == ErrorKind::Data
+    {
+        tracing::debug!(stream = %stream.name, %error, "the target refuses a row: loading again, without it");
+        // A change in several transactions may have come half the way.
+        let applied = target.applied(&stream.name, &to.table).await?;
+        let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
+        outcome = letters.apply(&*target, letters.watch(merge)).await;
+    }
+    let stats = outcome.map_err(|error| error.with("stream", &stream.name))?;
+    if let Some(letters) = &letters {
+        report.rejected = letters.committed().await?;
+    }
     report.staged = stats.staged;
     report.upserted = stats.upserted;
     report.deleted = stats.deleted;

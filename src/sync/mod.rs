@@ -46,7 +46,10 @@ pub use audit::{Audit, AuditScope};
 pub use contract::LeftOut;
 pub use evolve::evolution;
 pub use extract::extract;
-pub use letters::{Leg, LetterCount, RejectLimit, count_letters, letters, letters_of};
+pub use letters::{
+    Leg, LetterCount, OnReject, RejectLimit, Replayed, count_letters, drop_letters, letters, letters_of,
+    replay,
+};
 pub use load::{load, target_table};
 pub use report::{ErrorReport, ExtractReport, LoadReport, Stages, Status, StreamReport, Verdict};
 pub use request::{lake_table_plan, mode_of, read_request};
@@ -120,6 +123,8 @@ pub struct StreamSettings {
     pub batch_rows: Option<NonZeroU32>,
     /// About how many source bytes of a first read are committed at a time.
     pub portion_bytes: u64,
+    /// What happens to rows that the target refuses.
+    pub on_reject: OnReject,
     /// How many rows of a pass may be rejected; `None`: any number.
     pub max_rejected: Option<RejectLimit>,
 }
@@ -146,6 +151,7 @@ impl Default for StreamSettings {
             deletes: Deletes::default(),
             batch_rows: None,
             portion_bytes: DEFAULT_PORTION_BYTES,
+            on_reject: OnReject::default(),
             max_rejected: None,
         }
     }

@@ -191,6 +191,8 @@ pub struct LoadReport {
     pub upserted: u64,
     /// Rows deleted or marked so.
     pub deleted: u64,
+    /// Rows that the target refused: they are in the table of dead letters.
+    pub rejected: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -253,6 +255,12 @@ impl StreamReport {
             target: stream.target.as_ref().and_then(|target| place(&target.connection, &target.table)),
             ..Self::new(&stream.name, run)
         }
+    }
+
+    /// Rows that became dead letters, on either half.
+    pub fn rejected(&self) -> u64 {
+        self.extract.as_ref().map_or(0, |extract| extract.rejected)
+            + self.load.as_ref().map_or(0, |load| load.rejected)
     }
 
     pub(super) fn close(&mut self, outcome: Result<()>) {

@@ -47,6 +47,7 @@ mod past;
 mod postgres_keyset;
 mod postgres_source;
 mod postgres_target;
+mod refused_rows;
 mod report;
 mod retry;
 mod serve;

@@ -119,7 +119,8 @@ fn kind(code: &str) -> ErrorKind {
             "28" => ErrorKind::Permission,
             "08" | "40" | "53" | "57" | "58" => ErrorKind::Transient,
             "3D" | "3F" | "42" => ErrorKind::Config,
-            "22" | "23" | "44" => ErrorKind::Data,
+            // P0: a trigger's own word.
+            "22" | "23" | "44" | "P0" => ErrorKind::Data,
             "0A" => ErrorKind::Unsupported,
             _ => ErrorKind::Internal,
         },

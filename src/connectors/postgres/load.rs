@@ -9,6 +9,8 @@
 //! replacement is loaded as the difference to what is there: readers see the old rows until the
 //! commit and the new ones after it, never none, and views, grants and foreign keys stay as they are.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use futures::{SinkExt, StreamExt};
@@ -16,15 +18,16 @@ use tokio_postgres::{Client, CopyInSink};
 
 use super::catalog::{self, Relation};
 use super::control;
-use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER};
+use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER, Wire};
 use super::prepare::{self, is_empty};
+use super::refused::Part;
 use super::statements::Statements;
 use crate::clients::postgres::translate;
-use crate::connectors::sql::{check_changes, endings};
+use crate::connectors::sql::{check_changes, check_changes_with_letters, endings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::TableId;
-use crate::target::{Merge, MergeStats, Strategy};
+use crate::target::{LETTER_COLUMN, Merge, MergeStats, Refusals, Strategy};
 
 /// The planner is led to look rows up by key while a change is below this part of the table; above, it
 /// pays to read the table once. Measured: see `benches/README.md`.
@@ -40,7 +43,12 @@ const INDEX_MEMORY: &str = "256MB";
 const ANALYZE_FROM: u64 = 1_000;
 
 /// Runs the transaction up to, and without, its commit.
-pub(super) async fn run(client: &Client, id: &TableId, merge: Merge) -> Result<MergeStats> {
+pub(super) async fn run(
+    client: &Client,
+    id: &TableId,
+    merge: Merge,
+    refusals: Option<Arc<dyn Refusals>>,
+) -> Result<MergeStats> {
     if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
         return Err(Error::new(ErrorKind::Config, "a merge needs a key")
             .with("table", id)
@@ -54,35 +62,40 @@ pub(super) async fn run(client: &Client, id: &TableId, merge: Merge) -> Result<M
     let relation = catalog::relation(client, id).await?.ok_or_else(|| {
         Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
     })?;
-    let (outputs, statements) = columns(id, &merge, &relation)?;
+    let (outputs, statements) = columns(id, &merge, &relation, refusals.is_some())?;
     let key_is_there = merge.table.key.is_empty() || relation.is_unique_by(&merge.table.stored_key());
     let fresh = is_empty(client, id).await?;
     let (stream, schema) = (merge.stream.clone(), merge.table.schema.clone());
-    let load = Load { client, id, merge, relation, outputs, statements };
+    let mut load = Load { client, id, merge, relation, outputs, statements, refusals, refused: Vec::new() };
     let stats = match load.merge.strategy {
         // Versions have columns of their own, which no copy fills.
         Strategy::Versions { .. } => load.change(key_is_there).await?,
         _ if fresh => load.fill(key_is_there).await?,
         _ => load.change(key_is_there).await?,
     };
+    load.keep_refused().await?;
 
     faults::point(faults::IN_LOAD_TRANSACTION)?;
     control::note(client, &stream, id, stats.staged, &schema).await?;
     Ok(stats)
 }
 
-struct Load<'a> {
-    client: &'a Client,
+pub(super) struct Load<'a> {
+    pub(super) client: &'a Client,
     id: &'a TableId,
     merge: Merge,
     relation: Relation,
     outputs: Vec<Output>,
-    statements: Statements,
+    pub(super) statements: Statements,
+    /// Where refused rows go; without it the first one ends the load.
+    pub(super) refusals: Option<Arc<dyn Refusals>>,
+    /// The numbers of staged rows that were refused, and why.
+    pub(super) refused: Vec<(i64, String)>,
 }
 
 impl Load<'_> {
     /// Into a table without rows: nothing to look up, and the key comes last.
-    async fn fill(mut self, key_is_there: bool) -> Result<MergeStats> {
+    async fn fill(&mut self, key_is_there: bool) -> Result<MergeStats> {
         let stats = self.add().await?;
         self.add_key(key_is_there).await?;
         Ok(stats)
@@ -98,7 +111,7 @@ impl Load<'_> {
     }
 
     /// Ends the versions of rows that go or change, and begins those that are new.
-    async fn versions(mut self, at: DateTime<Utc>, whole: bool, key_is_there: bool) -> Result<MergeStats> {
+    async fn versions(&mut self, at: DateTime<Utc>, whole: bool, key_is_there: bool) -> Result<MergeStats> {
         let mut stats = MergeStats { staged: self.stage().await?, ..MergeStats::default() };
         self.lead_planner(stats.staged).await?;
         for which in endings(self.statements.deletes, whole) {
@@ -113,7 +126,7 @@ impl Load<'_> {
     }
 
     /// Into a table with rows.
-    async fn change(mut self, key_is_there: bool) -> Result<MergeStats> {
+    async fn change(&mut self, key_is_there: bool) -> Result<MergeStats> {
         let mut stats = MergeStats::default();
         match self.merge.strategy {
             Strategy::Append => stats = self.add().await?,
@@ -121,19 +134,15 @@ impl Load<'_> {
                 stats.staged = self.stage().await?;
                 self.client.batch_execute(&self.statements.analyze_staging()).await?;
                 stats.deleted = self.execute(&self.statements.delete_others()).await?;
-                stats.upserted = if self.merge.table.key.is_empty() {
-                    self.execute(&self.statements.insert()).await?
-                } else {
-                    self.execute(&self.statements.upsert()).await?
-                };
+                let keyless = self.merge.table.key.is_empty();
+                let part = if keyless { Part::Insert } else { Part::Upsert };
+                stats.upserted = self.bring(part, stats.staged).await?;
             }
             Strategy::Merge => {
                 stats.staged = self.stage().await?;
                 self.lead_planner(stats.staged).await?;
-                if let Some(delete) = self.statements.delete() {
-                    stats.deleted = self.execute(&delete).await?;
-                }
-                stats.upserted = self.execute(&self.statements.upsert()).await?;
+                stats.deleted = self.bring(Part::Delete, stats.staged).await?;
+                stats.upserted = self.bring(Part::Upsert, stats.staged).await?;
             }
             Strategy::Versions { at, whole } => return self.versions(at, whole, key_is_there).await,
         }
@@ -143,12 +152,13 @@ impl Load<'_> {
     /// Adds every row, straight into the table where all types travel as they are.
     async fn add(&mut self) -> Result<MergeStats> {
         let mut stats = MergeStats::default();
-        if self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same) {
+        let direct = self.statements.columns.iter().all(|column| column.carried.staged == Staged::Same);
+        if direct && self.refusals.is_none() {
             let copy = self.statements.copy_into_table();
             (stats.staged, stats.upserted) = self.copy(&copy, Operations::UpsertsOnly).await?;
         } else {
             stats.staged = self.stage().await?;
-            stats.upserted = self.execute(&self.statements.insert()).await?;
+            stats.upserted = self.bring(Part::Insert, stats.staged).await?;
         }
         Ok(stats)
     }
@@ -210,13 +220,13 @@ impl Load<'_> {
         Ok((seen, written))
     }
 
-    async fn execute(&mut self, statement: &str) -> Result<u64> {
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<u64> {
         tracing::debug!(table = %self.id, statement, "changes a target table");
         self.client.execute(statement, &[]).await.map_err(|error| self.explain(Some(&error)))
     }
 
     /// Our words for the server's, with the column where it can be told.
-    fn explain(&self, error: Option<&tokio_postgres::Error>) -> Error {
+    pub(super) fn explain(&self, error: Option<&tokio_postgres::Error>) -> Error {
         let Some(error) = error else {
             return Error::new(ErrorKind::Internal, "the server ended the copy early").with("table", self.id);
         };
@@ -261,9 +271,24 @@ async fn send(
     }
 }
 
-fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Output>, Statements)> {
-    check_changes(id, merge)?;
+fn columns(
+    id: &TableId,
+    merge: &Merge,
+    relation: &Relation,
+    letters: bool,
+) -> Result<(Vec<Output>, Statements)> {
+    if letters {
+        check_changes_with_letters(id, merge)?;
+    } else {
+        check_changes(id, merge)?;
+    }
     let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
+    let letter = Output {
+        index: merge.table.schema.fields().len(),
+        name: LETTER_COLUMN.to_owned(),
+        wire: Wire::Text,
+        key: false,
+    };
     let outputs = columns
         .iter()
         .map(|(index, column)| Output {
@@ -272,6 +297,7 @@ fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Outp
             wire: column.carried.wire.clone(),
             key: column.key,
         })
+        .chain(letters.then_some(letter))
         .collect();
     let statements = Statements {
         table: id.clone(),
@@ -279,6 +305,8 @@ fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Outp
         key: merge.table.key.clone(),
         deletes: merge.table.deletes,
         overriding: relation.columns.iter().any(|column| column.identity_always),
+        letters,
+        among: None,
     };
     Ok((outputs, statements))
 }

@@ -20,6 +20,7 @@ mod position;
 mod preflight;
 mod prepare;
 mod read;
+mod refused;
 mod rows;
 mod shape;
 mod source;

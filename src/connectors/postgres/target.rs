@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Target, TargetTable};
+use crate::target::{Applied, Merge, MergeStats, Refusals, Target, TargetTable};
 
 /// Pauses before each try to learn what became of a commit.
 const RECONNECT_AFTER: [Duration; 4] =
@@ -57,6 +57,37 @@ impl Postgres {
         self.idle.lock().expect("no panic while it is held").push(session);
     }
 
+    async fn change(&self, merge: Merge, refusals: Option<Arc<dyn Refusals>>) -> Result<MergeStats> {
+        let session = self.session().await?;
+        let id = catalog::locate(&session, &merge.table.id).await?;
+        notice_the_end(&session).await;
+        let (stream, to) = (merge.stream.clone(), merge.to);
+        let stats = match load::run(&session, &id, merge, refusals).await {
+            Ok(stats) => stats,
+            Err(error) => {
+                // Locks go at once; a session that cannot even do that is dropped and goes by itself.
+                session.batch_execute("ROLLBACK").await.ok();
+                return Err(self.name(control::name_holder(&session, &id, error).await));
+            }
+        };
+        match session.batch_execute("COMMIT").await {
+            Ok(()) => self.give_back(session),
+            // The server said no.
+            Err(error) if error.as_db_error().is_some() => return Err(self.name(translate(&error))),
+            // Nobody said anything: what counts is what is there.
+            Err(lost) => {
+                drop(session);
+                let session = self.reconnect().await?;
+                if control::applied(&session, &stream, &id).await? != Some(to) {
+                    return Err(self.name(translate(&lost)));
+                }
+                self.give_back(session);
+            }
+        }
+        faults::point(faults::AFTER_LOAD)?;
+        Ok(stats)
+    }
+
     fn name(&self, error: Error) -> Error {
         error.with("connection", self.connection.name())
     }
@@ -89,34 +120,11 @@ impl Target for Postgres {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        let session = self.session().await?;
-        let id = catalog::locate(&session, &merge.table.id).await?;
-        notice_the_end(&session).await;
-        let (stream, to) = (merge.stream.clone(), merge.to);
-        let stats = match load::run(&session, &id, merge).await {
-            Ok(stats) => stats,
-            Err(error) => {
-                // Locks go at once; a session that cannot even do that is dropped and goes by itself.
-                session.batch_execute("ROLLBACK").await.ok();
-                return Err(self.name(control::name_holder(&session, &id, error).await));
-            }
-        };
-        match session.batch_execute("COMMIT").await {
-            Ok(()) => self.give_back(session),
-            // The server said no.
-            Err(error) if error.as_db_error().is_some() => return Err(self.name(translate(&error))),
-            // Nobody said anything: what counts is what is there.
-            Err(lost) => {
-                drop(session);
-                let session = self.reconnect().await?;
-                if control::applied(&session, &stream, &id).await? != Some(to) {
-                    return Err(self.name(translate(&lost)));
-                }
-                self.give_back(session);
-            }
-        }
-        faults::point(faults::AFTER_LOAD)?;
-        Ok(stats)
+        self.change(merge, None).await
+    }
+
+    async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
+        self.change(merge, Some(refusals)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

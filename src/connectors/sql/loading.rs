@@ -8,7 +8,7 @@ use arrow::datatypes::{Field, Schema};
 use super::{Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{LAKE_COLUMN_ID, OP_COLUMN, TableId};
-use crate::target::{Deletes, Merge, TargetTable};
+use crate::target::{Deletes, LETTER_COLUMN, Merge, TargetTable};
 
 /// The column that marks deleted rows with `deletes: soft`.
 pub const DELETED_AT: &str = "_deleted_at";
@@ -37,8 +37,18 @@ pub fn mark_deleted(wanted: &mut Vec<Wanted>, table: &TargetTable, data_type: &s
 
 /// Refuses changes that have other columns than the table that they are for.
 pub fn check_changes(id: &TableId, merge: &Merge) -> Result<()> {
+    check_columns(id, merge, &[OP_COLUMN])
+}
+
+/// The same for changes that say all of each row in a column of their own.
+pub fn check_changes_with_letters(id: &TableId, merge: &Merge) -> Result<()> {
+    check_columns(id, merge, &[LETTER_COLUMN, OP_COLUMN])
+}
+
+fn check_columns(id: &TableId, merge: &Merge, ours: &[&str]) -> Result<()> {
     let stream = merge.changes.schema();
-    let expected = merge.table.schema.fields().iter().map(|field| field.name().as_str()).chain([OP_COLUMN]);
+    let own = merge.table.schema.fields().iter().map(|field| field.name().as_str());
+    let expected = own.chain(ours.iter().copied());
     if stream.fields().iter().map(|field| field.name().as_str()).eq(expected) {
         return Ok(());
     }

@@ -16,6 +16,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt;
 use rusqlite::{Connection as Database, OptionalExtension, params};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -29,7 +30,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::{Finding, Severity};
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Strategy, Target, TargetTable};
+use crate::target::{Applied, Merge, MergeStats, Refusals, Strategy, Target, TargetTable};
 
 /// One batch is written while the next is merged.
 const BATCHES_AHEAD: usize = 1;
@@ -50,6 +51,23 @@ impl SqliteTarget {
     ) -> Result<T> {
         let file = self.file.clone();
         on_a_thread(move || work(&file)).await
+    }
+
+    async fn change(&self, merge: Merge, refusals: Option<Arc<dyn Refusals>>) -> Result<MergeStats> {
+        let Merge { stream, table, from, to, strategy, mut changes, rows: _ } = merge;
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let move_ = Move { stream, table, from, to, strategy, refusals, runtime: Handle::current() };
+        let file = self.file.clone();
+        let load = on_a_thread(move || load(&file, &move_, batches));
+        while let Some(batch) = changes.next().await {
+            // An error here drops the sender without Finish, and the load rolls back.
+            if sender.send(Step::Batch(batch?)).await.is_err() {
+                return load.await;
+            }
+        }
+        let _ = sender.send(Step::Finish).await; // a load that failed says why itself
+        drop(sender);
+        load.await
     }
 }
 
@@ -96,20 +114,11 @@ impl Target for SqliteTarget {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        let Merge { stream, table, from, to, strategy, mut changes, rows: _ } = merge;
-        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
-        let move_ = Move { stream, table, from, to, strategy };
-        let file = self.file.clone();
-        let load = on_a_thread(move || load(&file, &move_, batches));
-        while let Some(batch) = changes.next().await {
-            // An error here drops the sender without Finish, and the load rolls back.
-            if sender.send(Step::Batch(batch?)).await.is_err() {
-                return load.await;
-            }
-        }
-        let _ = sender.send(Step::Finish).await; // a load that failed says why itself
-        drop(sender);
-        load.await
+        self.change(merge, None).await
+    }
+
+    async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
+        self.change(merge, Some(refusals)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {
@@ -159,6 +168,10 @@ struct Move {
     from: Option<Applied>,
     to: Applied,
     strategy: Strategy,
+    /// Where refused rows go; without it the first one ends the load.
+    refusals: Option<Arc<dyn Refusals>>,
+    /// Where they are kept, while this thread waits.
+    runtime: Handle,
 }
 
 enum Step {
@@ -179,7 +192,8 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
             .hint("nothing of this run was applied; the next run goes on from there"));
     }
     let stats = {
-        let mut writer = Writer::new(file, &database, &move_.table, move_.strategy)?;
+        let mut writer =
+            Writer::new(file, &database, &move_.table, move_.strategy, move_.refusals.as_deref())?;
         loop {
             match batches.blocking_recv() {
                 Some(Step::Batch(batch)) => writer.write(&batch)?,
@@ -192,6 +206,10 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
                     .with("table", &move_.table.id));
                 }
             }
+        }
+        let refused = writer.refused()?;
+        if let (Some(refusals), false) = (&move_.refusals, refused.is_empty()) {
+            move_.runtime.block_on(refusals.keep(refused))?;
         }
         writer.stats()
     };

@@ -1,8 +1,12 @@
 //! Writes changes into a table, row by row, in a transaction that somebody else ends.
+//!
+//! A statement that fails changes nothing and leaves the transaction as it was: so rows that are refused
+//! can be left out one by one.
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{FieldRef, Int8Type};
-use rusqlite::{Connection as Database, Statement};
+use rusqlite::{Connection as Database, ErrorCode, Statement};
 
 use super::encode::Cells;
 use super::shape::{self, no_versions};
@@ -10,11 +14,12 @@ use crate::clients::sqlite::File;
 use crate::connectors::sql::{DELETED_AT, SQLITE};
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
-use crate::target::{Deletes, MergeStats, Strategy, TargetTable};
+use crate::target::{Deletes, LETTER_COLUMN, MergeStats, Refusals, Refused, Strategy, TargetTable};
 
 /// Statements for one table, prepared once.
 pub(super) struct Writer<'a> {
     file: &'a File,
+    database: &'a Database,
     table: &'a TargetTable,
     strategy: Strategy,
     fields: Vec<FieldRef>,
@@ -23,6 +28,9 @@ pub(super) struct Writer<'a> {
     delete: Option<Statement<'a>>,
     stats: MergeStats,
     scratch: String,
+    refusals: Option<&'a dyn Refusals>,
+    /// Rows that were refused, each a batch of its own, and why.
+    refused: Vec<(RecordBatch, String)>,
 }
 
 impl<'a> Writer<'a> {
@@ -32,6 +40,7 @@ impl<'a> Writer<'a> {
         database: &'a Database,
         table: &'a TargetTable,
         strategy: Strategy,
+        refusals: Option<&'a dyn Refusals>,
     ) -> Result<Self> {
         let failed = |error| file.error(error).with("table", &table.id);
         let name = shape::local(&table.id);
@@ -72,6 +81,7 @@ impl<'a> Writer<'a> {
         let upsert = database.prepare(&upsert).map_err(failed)?;
         Ok(Self {
             file,
+            database,
             table,
             strategy,
             fields,
@@ -80,11 +90,52 @@ impl<'a> Writer<'a> {
             delete,
             stats: MergeStats::default(),
             scratch: String::new(),
+            refusals,
+            refused: Vec::new(),
         })
     }
 
     /// Writes a batch: the table's columns and, at its end, what happened to each row.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        for (row, error) in self.rows(batch)? {
+            let refused = take_record_batch(batch, &UInt32Array::from(vec![row as u32]))?;
+            let reason = refused_error(self.file, self.table, error).to_string();
+            if let Some(refusals) = self.refusals {
+                refusals.note(&reason)?;
+            }
+            self.refused.push((refused, reason));
+        }
+        self.stats.staged += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Rows that are refused now that all others are written: some may have waited for a value that another
+    /// row gave up later.
+    pub(super) fn refused(&mut self) -> Result<Vec<Refused>> {
+        loop {
+            let (before, mut left) = (self.refused.len(), Vec::new());
+            for (row, reason) in std::mem::take(&mut self.refused) {
+                if !self.rows(&row)?.is_empty() {
+                    left.push((row, reason));
+                }
+            }
+            self.refused = left;
+            if self.refused.len() == before {
+                break;
+            }
+        }
+        let letter = |row: &RecordBatch| {
+            let letter = row.column_by_name(LETTER_COLUMN).and_then(|column| column.as_string_opt::<i32>());
+            letter
+                .map(|letter| letter.value(0).to_owned())
+                .ok_or_else(|| Error::new(ErrorKind::Internal, "a change does not say all of its rows"))
+        };
+        let refused = std::mem::take(&mut self.refused);
+        refused.into_iter().map(|(row, reason)| Ok(Refused { letter: letter(&row)?, reason })).collect()
+    }
+
+    /// Writes rows; those that may be left out and are refused come back.
+    fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<(usize, rusqlite::Error)>> {
         let ops = batch
             .columns()
             .last()
@@ -92,18 +143,26 @@ impl<'a> Writer<'a> {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "a change does not say what happened"))?;
         let cells = self.fields.iter().map(|field| Cells::of(batch, field)).collect::<Result<Vec<_>>>()?;
         let key = self.key.iter().map(|field| Cells::of(batch, field)).collect::<Result<Vec<_>>>()?;
+        let mut refused = Vec::new();
         for row in 0..batch.num_rows() {
             let deleted = self.strategy != Strategy::Append && ops.value(row) == Op::Delete as i8;
-            let failed = |error| refused(self.file, self.table, error);
-            if !deleted {
-                self.stats.upserted +=
-                    execute(&mut self.upsert, &cells, row, &mut self.scratch).map_err(failed)?;
-            } else if let Some(delete) = &mut self.delete {
-                self.stats.deleted += execute(delete, &key, row, &mut self.scratch).map_err(failed)?;
+            let (cells, count, statement) = match (deleted, &mut self.delete) {
+                (false, _) => (&cells, &mut self.stats.upserted, &mut self.upsert),
+                (true, Some(delete)) => (&key, &mut self.stats.deleted, delete),
+                (true, None) => continue,
+            };
+            match execute(statement, cells, row, &mut self.scratch) {
+                Ok(rows) => *count += rows,
+                // A trigger may have rolled the transaction back: then nothing of it is left to go on with.
+                Err(error)
+                    if self.refusals.is_some() && is_of_the_row(&error) && !self.database.is_autocommit() =>
+                {
+                    refused.push((row, error));
+                }
+                Err(error) => return Err(refused_error(self.file, self.table, error)),
             }
         }
-        self.stats.staged += batch.num_rows() as u64;
-        Ok(())
+        Ok(refused)
     }
 
     /// What was done.
@@ -124,7 +183,13 @@ fn execute(
     statement.raw_execute().map(|rows| rows as u64)
 }
 
-fn refused(file: &File, table: &TargetTable, error: rusqlite::Error) -> Error {
+/// Whether it says that this row cannot be written, and nothing of others.
+fn is_of_the_row(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::ToSqlConversionFailure(_))
+        || matches!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig))
+}
+
+fn refused_error(file: &File, table: &TargetTable, error: rusqlite::Error) -> Error {
     let error = match error {
         rusqlite::Error::ToSqlConversionFailure(source) => {
             Error::new(ErrorKind::Data, source.to_string()).hint("carry the column as text")

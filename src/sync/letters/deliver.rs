@@ -136,6 +136,54 @@ async fn take(
     letters.commit(change, budget).await.map(drop)
 }
 
+/// Commits letters that no note carries, and takes others away; on top of whatever is delivered meanwhile.
+pub(super) async fn amend(
+    lake: &Lake,
+    table: &LakeTable,
+    letters: &[Letter],
+    gone: &[String],
+    note: &Note,
+    budget: Budget,
+) -> Result<()> {
+    let mut overtaken = None;
+    for _ in 0..TRIES {
+        let outcome = async {
+            let mut there = letters_table(lake, table).await?;
+            let position = there.position()?.map(|position| position.watermark);
+            let mut writer = there.writer(budget)?;
+            writer.write(&letter::batch(letters, note)?).await?;
+            let mut keys = there.key_writer(budget)?;
+            keys.write(&letter::names(gone)?).await?;
+            let change = Change {
+                files: writer.finish().await?,
+                effect: Effect::Log(keys.finish().await?),
+                from: position.clone(),
+                to: position.unwrap_or_else(|| Watermark::new(format!("{}/0", table.uuid()))),
+                summary: [("frazil.run".to_owned(), note.run.to_string())].into(),
+            };
+            there.commit(change, budget).await
+        };
+        match outcome.await {
+            Err(error) if error.kind() == ErrorKind::Conflict => overtaken = Some(error),
+            outcome => return outcome.map(drop),
+        }
+    }
+    Err(overtaken.expect("it was tried").with("stream table", table.id()))
+}
+
+/// Takes letters away that somebody gives up.
+pub(super) async fn give_up(
+    lake: &Lake,
+    table: &LakeTable,
+    gone: &[String],
+    run: Uuid,
+    budget: Budget,
+) -> Result<()> {
+    let (number, at) = (0, Utc::now());
+    let note = Note { number, leg: Leg::Load, run, from: None, to: String::new(), at, files: Vec::new() };
+    amend(lake, table, &[], gone, &note, budget).await
+}
+
 /// What a file aside says, as rows of the table of letters and as names of those that go.
 fn rows(bytes: &[u8], note: &Note) -> Result<(RecordBatch, RecordBatch)> {
     let (mut letters, mut gone) = (Vec::new(), Vec::new());

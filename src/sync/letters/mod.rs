@@ -16,6 +16,8 @@ mod collect;
 mod deliver;
 mod letter;
 mod limit;
+mod refused;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use chrono::{DateTime, Utc};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::{SessionContext, col, lit};
 use futures::StreamExt;
 use serde::Serialize;
@@ -32,6 +35,9 @@ use self::deliver::Note;
 use self::letter::Mark;
 pub use self::letter::{Leg, letters_of};
 pub use self::limit::RejectLimit;
+pub(super) use self::refused::LoadLetters;
+pub use self::refused::OnReject;
+pub use self::replay::{Replayed, drop_letters, replay};
 use super::contract::Gate;
 use super::{Context, Stream};
 use crate::delta::Watermark;
@@ -64,7 +70,7 @@ impl Letters {
         }
         let number = Note::of(table)?.map_or(0, |note| note.number) + 1;
         let open = match deliver::deliver(&context.lake, table, context.budget).await? {
-            Some(letters) => open_letters(&context.lake, &letters, context.budget).await?,
+            Some(letters) => open_letters(&context.lake, &letters, Leg::Extract, context.budget).await?,
             None => BTreeMap::new(),
         };
         if !rejects && open.is_empty() {
@@ -167,14 +173,44 @@ pub async fn count_letters(lake: &Lake, letters: &LakeTable, budget: Budget) -> 
 const COUNTED: &str = "SELECT leg, reason, count(*) AS letters, min(rejected_at), max(rejected_at) \
                        FROM letters GROUP BY leg, reason ORDER BY letters DESC, leg, reason";
 
-/// The extract leg's letters that are open, each with a mark of what it says.
-async fn open_letters(lake: &Lake, letters: &LakeTable, budget: Budget) -> Result<BTreeMap<String, Mark>> {
+/// The letters of one leg that are open, each with its key.
+async fn letters_by_name(
+    lake: &Lake,
+    letters: &LakeTable,
+    leg: Leg,
+    budget: Budget,
+) -> Result<BTreeMap<String, Option<String>>> {
+    let mut rows = of_leg(lake, letters, leg, &["letter", "key"], budget).await?;
+    let mut open = BTreeMap::new();
+    while let Some(batch) = rows.next().await {
+        let batch = batch?;
+        let [letter, key] = [0, 1].map(|column| batch.column(column).as_string::<i32>());
+        let keys = key.iter().map(|key| key.map(str::to_owned));
+        open.extend(letter.iter().flatten().map(str::to_owned).zip(keys));
+    }
+    Ok(open)
+}
+
+async fn of_leg(
+    lake: &Lake,
+    letters: &LakeTable,
+    leg: Leg,
+    columns: &[&str],
+    budget: Budget,
+) -> Result<SendableRecordBatchStream> {
     let session = SessionContext::new_with_config_rt(merge::config(), merge::runtime(budget, lake.stores())?);
-    let rows = session
-        .read_table(letters.provider(None).await?)?
-        .filter(col("leg").eq(lit(Leg::Extract.name())))?
-        .select_columns(&["letter", "payload", "reason"])?;
-    let mut rows = rows.execute_stream().await?;
+    let rows = session.read_table(letters.provider(None).await?)?.filter(col("leg").eq(lit(leg.name())))?;
+    Ok(rows.select_columns(columns)?.execute_stream().await?)
+}
+
+/// The letters of one leg that are open, each with a mark of what it says.
+async fn open_letters(
+    lake: &Lake,
+    letters: &LakeTable,
+    leg: Leg,
+    budget: Budget,
+) -> Result<BTreeMap<String, Mark>> {
+    let mut rows = of_leg(lake, letters, leg, &["letter", "payload", "reason"], budget).await?;
     let mut open = BTreeMap::new();
     while let Some(batch) = rows.next().await {
         let batch = batch?;
