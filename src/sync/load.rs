@@ -74,7 +74,12 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
         // A change in several transactions may have come half the way.
         let applied = target.applied(&stream.name, &to.table).await?;
         let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
-        outcome = letters.apply(&*target, letters.watch(merge)).await;
+        outcome = match letters.apply(&*target, letters.watch(merge)).await {
+            Err(unable) if unable.kind() == ErrorKind::Unsupported => {
+                outcome.map_err(|error| error.with("on_reject", unable))
+            }
+            applied => applied,
+        };
     }
     let stats = outcome.map_err(|error| error.with("stream", &stream.name))?;
     if let Some(letters) = &letters {

@@ -188,6 +188,28 @@ fn beyond_the_limit_nothing_is_committed() {
     }
 }
 
+#[test]
+fn letters_of_a_change_that_is_held_back_are_not_there() {
+    let settings = "change: full, schema: discard_row";
+    let shop = Shop::new(KEYED, settings);
+    shop.sql(ADDED);
+    shop.settings(&format!("{settings}, audit: {{ expect: n < 45 }}"));
+    for _ in 0..2 {
+        let ran = shop.pipeline.run(&["run"]);
+        assert!(ran.code == Some(1) && ran.stderr.contains("the audit found"), "{ran:?}");
+        assert_eq!(shop.in_letters(), [0; 0]);
+    }
+    shop.settings(&format!("{settings}, audit: {{ expect: n < 55 }}"));
+    for point in ["before_publish", "before_commit"] {
+        let ran = shop.pipeline.run_with_faults(&["run"], &format!("{point}=return(kill)"));
+        assert_eq!(ran.code, None, "{ran:?}");
+        assert_eq!(shop.in_letters(), [0; 0]);
+    }
+    shop.pipeline.ok(&["run"]);
+    assert_eq!(shop.in_letters(), [4, 6]);
+    shop.is_complete();
+}
+
 /// The second time that a commit is passed is that of the letters' own table.
 #[test]
 fn a_crash_at_any_point_loses_and_doubles_no_letter() {
