@@ -29,8 +29,9 @@ pub(super) enum Identity {
     Key,
     /// A row of a table that is always read whole: its values, and how many like it came before.
     Row,
-    /// A row that is added once: the same within one note, which has this number at first.
-    Arrival(u64),
+    /// A row that is added once: its values, where its window begins, and how many like it came before there.
+    /// So a window that is read again, after a rollback, brings the same letters.
+    Arrival,
 }
 
 /// Where rejected rows go.
@@ -55,6 +56,8 @@ struct Held {
     /// Since the beginning.
     rejected: u64,
     reasons: BTreeMap<String, u64>,
+    /// The position of the last commit that carried a note, or where the reading began.
+    window: String,
     /// Since the last commit.
     letters: HashMap<String, Mark>,
     healed: Vec<String>,
@@ -148,6 +151,14 @@ impl Collector {
         Ok(Some(files))
     }
 
+    /// Where the table stands: what is rejected from here on is of another window.
+    pub(super) fn stands_at(&self, table: &LakeTable) -> Result<()> {
+        let position = table.position()?.map(|position| position.watermark);
+        let window = position.map(|position| position.as_str().to_owned()).unwrap_or_default();
+        self.held.lock().expect("no panic while it is held").window = window;
+        Ok(())
+    }
+
     fn check(&self, limit: RejectLimit, held: &Held) -> Result<()> {
         let read = self.read.load(Ordering::Relaxed);
         let mut reasons: Vec<_> = held.reasons.iter().collect();
@@ -162,10 +173,10 @@ impl Collector {
         match (self.identity, key) {
             (Identity::Key, Some(key)) => letter::name(&[leg, key]),
             (identity, _) => {
-                let number = if let Identity::Arrival(number) = identity { number } else { 0 };
                 let alike = held.alike.entry(letter::name(&[payload])).or_default();
                 *alike += 1;
-                letter::name(&[leg, &number.to_string(), payload, &alike.to_string()])
+                let window = if identity == Identity::Arrival { held.window.as_str() } else { "" };
+                letter::name(&[leg, window, payload, &alike.to_string()])
             }
         }
     }

@@ -79,7 +79,7 @@ impl Letters {
         let identity = match table.mode() {
             TableMode::Merge => Identity::Key,
             TableMode::Replace => Identity::Row,
-            TableMode::Append => Identity::Arrival(number),
+            TableMode::Append => Identity::Arrival,
         };
         let name = |column: &String| {
             let into = gate.map_or(Some(column.as_str()), |gate| gate.goes_into(column));
@@ -90,6 +90,7 @@ impl Letters {
         let whole = whole && table.current().is_some();
         let limit = stream.settings.max_rejected;
         let collector = Collector::new(table.clone(), identity, key, open, whole, limit, stream.name.clone());
+        collector.stands_at(table)?;
         Ok(Some(Self { collector: Arc::new(collector), number }))
     }
 
@@ -120,6 +121,7 @@ impl Letters {
     /// The commit that carried a note has come through.
     pub(super) async fn committed(&mut self, context: &Context, table: &LakeTable) -> Result<()> {
         self.number += 1;
+        self.collector.stands_at(table)?;
         deliver::deliver(&context.lake, table, context.budget).await.map(drop)
     }
 }
