@@ -3,6 +3,8 @@
 //! For people only: no position and no decision of a run depends on it, but for `--failed`. Losing
 //! it loses nothing else.
 
+mod trends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,9 +14,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+pub use self::trends::Trend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::Past;
-use crate::sync::StreamReport;
+use crate::sync::{ExtractReport, StreamReport};
 
 /// About a year of hourly runs of ten streams, in a few tens of megabytes.
 const KEPT: u32 = 100_000;
@@ -39,7 +42,8 @@ create table if not exists passes (
     error_kind text,
     error text,
     version text not null,
-    rows_rejected integer
+    rows_rejected integer,
+    read_whole integer
 );
 create index if not exists passes_by_stream on passes (stream, id);
 ";
@@ -146,8 +150,9 @@ impl History {
         self.db
             .execute(
                 "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
-                 file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version, rows_rejected) \
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                 file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version, rows_rejected, \
+                 read_whole) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
                 params![
                     report.run.to_string(),
                     verb,
@@ -168,6 +173,7 @@ impl History {
                     error.map(|error| &error.message),
                     env!("CARGO_PKG_VERSION"),
                     (extract.is_some() || load.is_some()).then(|| report.rejected() as i64),
+                    extract.map(ExtractReport::is_whole),
                 ],
             )
             .and_then(|_| {
@@ -179,7 +185,6 @@ impl History {
 
     /// The newest passes first.
     pub fn passes(&self, filter: &Filter) -> Result<Vec<Pass>> {
-        let list = |words: &[String]| serde_json::to_string(words).expect("strings are JSON");
         // Times are written in one zone, so that their texts sort as they do.
         let since = filter.since.map(|since| since.to_rfc3339());
         let read = || -> rusqlite::Result<Vec<Pass>> {
@@ -246,14 +251,21 @@ impl History {
     }
 }
 
-/// A file of an older version lacks a column. Two who add it at once both end with it.
+/// Words as SQLite takes a list.
+fn list(words: &[String]) -> String {
+    serde_json::to_string(words).expect("strings are JSON")
+}
+
+/// A file of an older version lacks columns. Two who add one at once both end with it.
 fn add_what_is_new(db: &Connection) -> rusqlite::Result<()> {
-    let lacks = || db.prepare("select rows_rejected from passes").is_err();
-    if lacks()
-        && let Err(error) = db.execute_batch("alter table passes add column rows_rejected integer")
-        && lacks()
-    {
-        return Err(error);
+    for column in ["rows_rejected", "read_whole"] {
+        let lacks = || db.prepare(&format!("select {column} from passes")).is_err();
+        if lacks()
+            && let Err(error) = db.execute_batch(&format!("alter table passes add column {column} integer"))
+            && lacks()
+        {
+            return Err(error);
+        }
     }
     Ok(())
 }
@@ -352,7 +364,8 @@ mod tests {
     fn a_file_of_an_older_version_gets_what_is_new() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
-        let older = TABLES.replace("not null,\n    rows_rejected integer", "not null");
+        let older =
+            TABLES.replace("not null,\n    rows_rejected integer,\n    read_whole integer", "not null");
         assert_ne!(older, TABLES);
         Connection::open(&path).unwrap().execute_batch(&older).unwrap();
         for _ in 0..2 {

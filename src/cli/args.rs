@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use clap::builder::{FalseyValueParser, PossibleValuesParser};
+use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::compare::CompareArgs;
@@ -15,14 +15,13 @@ use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagA
 use super::maintain::{MaintainArgs, StatusArgs};
 use super::selftest::SelftestArgs;
 use super::serve_args::{JobsCommand, ServeArgs};
-use super::state_args::{JournalArgs, StateCommand};
+use super::state_args::{HistoryArgs, JournalArgs, StateCommand};
 use crate::config::{
     ChangeWord, ModeWord, Names, Overrides, SchemaWord, Selection, Size, Span, StreamEntry, units,
 };
 use crate::lake::DroppedColumns;
 use crate::memory;
 use crate::source::{BeyondHorizon, NullCursor};
-use crate::sync::Verdict;
 use crate::target::Deletes;
 
 /// Rows out of databases into Iceberg snapshots, and on into tables: none lost, none doubled.
@@ -355,26 +354,6 @@ pub(super) struct DemoArgs {
     /// A directory for its files, made anew each time
     #[arg(long, value_name = "DIR", default_value = "frazil-demo", env = "FRAZIL_DIR")]
     pub dir: PathBuf,
-}
-
-/// Which past runs to show.
-#[derive(Debug, Args)]
-pub(super) struct HistoryArgs {
-    /// Only these streams
-    #[arg(value_name = "STREAM")]
-    pub streams: Vec<String>,
-    /// Only this stream, can be repeated
-    #[arg(long, value_name = "STREAM")]
-    pub stream: Vec<String>,
-    /// Only those that ended so: done, nothing_to_do, conflict, failed
-    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = PossibleValuesParser::new(Verdict::ALL.map(Verdict::name)))]
-    pub status: Vec<String>,
-    /// Only those since then: a time, or how long ago: 24h
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    pub since: Option<DateTime<Utc>>,
-    /// How many, at most
-    #[arg(long, short = 'n', default_value_t = 20, env = "FRAZIL_LIMIT")]
-    pub limit: u32,
 }
 
 impl Cli {

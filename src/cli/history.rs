@@ -1,11 +1,12 @@
 //! `history`: what ran, newest first.
 
-use super::args::{Global, HistoryArgs, Output};
+use super::args::{Global, Output};
 use super::output::{self, Exit};
+use super::state_args::HistoryArgs;
 use crate::config::units::show_count;
 use crate::config::{Config, Overrides};
 use crate::error::Result;
-use crate::history::{Filter, History, Pass};
+use crate::history::{Filter, History, Pass, Trend};
 
 /// Prints past passes.
 pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
@@ -17,7 +18,11 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
     let mut streams = args.streams.clone();
     streams.extend_from_slice(&args.stream);
     let verdicts = args.status.clone();
-    let passes = history.passes(&Filter { streams, verdicts, since: args.since, limit: args.limit })?;
+    let filter = Filter { streams, verdicts, since: args.since, limit: args.limit };
+    if args.trends {
+        return trends(&history.trends(&filter)?, global.output);
+    }
+    let passes = history.passes(&filter)?;
     if global.output == Output::Json {
         passes.iter().try_for_each(output::json)?;
     } else {
@@ -38,6 +43,41 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
             &rows,
         )?;
     }
+    Ok(Exit::Done)
+}
+
+fn trends(trends: &[Trend], form: Output) -> Result<Exit> {
+    if form == Output::Json {
+        trends.iter().try_for_each(output::json)?;
+        return Ok(Exit::Done);
+    }
+    let shown = |seconds: Option<f64>| seconds.map(|seconds| format!("{seconds:.2}")).unwrap_or_default();
+    let row = |trend: &Trend| {
+        vec![
+            trend.stream.clone(),
+            show_count(trend.passes),
+            show_count(trend.failed),
+            show_count(trend.rows),
+            show_count(trend.incremental),
+            shown(trend.incremental_seconds),
+            show_count(trend.whole),
+            shown(trend.whole_seconds),
+            shown(trend.saved_seconds),
+        ]
+    };
+    let rows: Vec<_> = trends.iter().map(row).collect();
+    let head = [
+        "stream",
+        "passes",
+        "failed",
+        "rows",
+        "changes read",
+        "seconds each",
+        "read whole",
+        "seconds each",
+        "seconds saved",
+    ];
+    output::table(&head, &rows)?;
     Ok(Exit::Done)
 }
 

@@ -1,11 +1,13 @@
-//! The arguments of `frazil state` and `frazil journal`.
+//! The arguments of `frazil state`, `frazil journal` and `frazil history`: what was, and what is.
 
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
 use super::args::{StreamsArgs, since};
+use crate::sync::Verdict;
 
 /// Positions in the sources.
 #[derive(Debug, Subcommand)]
@@ -59,4 +61,27 @@ pub(super) struct JournalArgs {
     /// How many, at most
     #[arg(long, short = 'n', default_value_t = 20, env = "FRAZIL_LIMIT")]
     pub limit: usize,
+}
+
+/// Which past runs to show.
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    /// Only these streams
+    #[arg(value_name = "STREAM")]
+    pub streams: Vec<String>,
+    /// Only this stream, can be repeated
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Vec<String>,
+    /// Only those that ended so: done, nothing_to_do, conflict, failed
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = PossibleValuesParser::new(Verdict::ALL.map(Verdict::name)))]
+    pub status: Vec<String>,
+    /// Only those since then: a time, or how long ago: 24h
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
+    /// How many, at most
+    #[arg(long, short = 'n', default_value_t = 20, env = "FRAZIL_LIMIT")]
+    pub limit: u32,
+    /// Streams over time: passes, failures, and what reading only changes has saved
+    #[arg(long, conflicts_with_all = ["status", "limit"])]
+    pub trends: bool,
 }

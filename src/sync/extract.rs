@@ -206,8 +206,6 @@ impl<'a> Pass<'a> {
         notes.append(&mut self.notes);
         notes.extend(self.left_out.note(self.stream.settings.schema));
         Ok(ExtractReport {
-            change: self.plan.change,
-            extent: self.plan.extent,
             from,
             to: self.position.take(),
             read,
@@ -221,12 +219,12 @@ impl<'a> Pass<'a> {
             rejected: self.left_out.rows,
             left_out: std::mem::take(&mut self.left_out),
             notes,
-            seconds: started.elapsed().as_secs_f64(),
             stages: Stages {
-                plan: 0.0,
                 commit: tally.seconds,
                 read: started.elapsed().as_secs_f64() - tally.seconds,
+                ..Stages::default()
             },
+            ..ExtractReport::new(self.plan.change, self.plan.extent)
         })
     }
 

@@ -198,6 +198,34 @@ pub struct LoadReport {
 }
 
 impl ExtractReport {
+    /// Of a reading that has read nothing yet.
+    pub fn new(change: ChangeDetection, extent: Extent) -> Self {
+        Self {
+            change,
+            extent,
+            from: None,
+            to: None,
+            read: 0,
+            rows: 0,
+            updated: 0,
+            deleted: 0,
+            rejected: 0,
+            file_bytes: 0,
+            snapshot: None,
+            changed: false,
+            commits: 0,
+            left_out: LeftOut::default(),
+            notes: Vec::new(),
+            seconds: 0.0,
+            stages: Stages::default(),
+        }
+    }
+
+    /// Whether the whole table was read.
+    pub fn is_whole(&self) -> bool {
+        self.extent == Extent::Whole
+    }
+
     /// One report for two readings of the same pass.
     pub(super) fn followed_by(mut self, next: Self) -> Self {
         self.notes
