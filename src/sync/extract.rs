@@ -29,7 +29,7 @@ use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::lake::{Change, Comparison, Effect, LakeTable, OUTBOX, TableMode, WrittenFile};
-use crate::source::{Extent, Portion, ReadPlan, Reading, RowStream, Source};
+use crate::source::{BeyondHorizon, ChangeDetection, Extent, Portion, ReadPlan, Reading, RowStream, Source};
 use crate::table::TableDescription;
 
 /// How many readings one pass may take: the change, or an interrupted first read and the change since.
@@ -105,6 +105,11 @@ impl<'a> Pass<'a> {
         // A first read that is under way reads everything anyhow.
         let anew = context.full_refresh && position.as_ref().is_none_or(|position| !position.unfinished);
         request.from = position.as_ref().filter(|_| !anew).map(|position| position.watermark.clone());
+        if position.as_ref().is_some_and(|position| position.unfinished) {
+            // What ends an interrupted first read must hold rows that no horizon has passed, as any first
+            // read does: they may be those that moved while it stood still.
+            request.beyond_horizon = BeyondHorizon::Read;
+        }
 
         let key = request.key.clone();
         let reading = source.open(request).await?;
@@ -152,6 +157,11 @@ impl<'a> Pass<'a> {
     /// Whether this reading goes on with a first read that was interrupted.
     fn resumed(&self) -> bool {
         self.unfinished && self.plan.continues
+    }
+
+    /// Whether the reading after this one, of what changed since an interrupted first read began, ends it.
+    fn change_follows(&self) -> bool {
+        self.resumed() && self.plan.change == ChangeDetection::Timestamp
     }
 
     async fn run(&mut self, progress: &Arc<Progress>) -> Result<ExtractReport> {
@@ -257,6 +267,8 @@ impl<'a> Pass<'a> {
                 let overlaps = self.resumed() || (self.mode == TableMode::Merge && !self.key_enforced);
                 Some(match (complete, self.unfinished) {
                     (false, _) => Effect::FirstReadPart { overlaps },
+                    // Rows that moved are in neither half: the change since then shows it.
+                    (true, true) if self.change_follows() => Effect::FirstReadPart { overlaps },
                     (true, true) => Effect::FirstReadEnd { overlaps },
                     (true, false) if overlaps => Effect::Upsert,
                     (true, false) => Effect::Append,
@@ -269,6 +281,8 @@ impl<'a> Pass<'a> {
             Extent::Whole if first_read => Some(Effect::Append),
             // Read again whole: the comparison says what it does.
             Extent::Whole => None,
+            Extent::Changed if self.unfinished && complete => Some(Effect::FirstReadEnd { overlaps: true }),
+            Extent::Changed if self.unfinished => Some(Effect::FirstReadPart { overlaps: true }),
             Extent::Changed if self.mode == TableMode::Merge => Some(Effect::Upsert),
             Extent::Changed => Some(Effect::Append),
             Extent::Log => Some(Effect::Log(Vec::new())),
