@@ -125,6 +125,11 @@ impl Applied {
     pub const fn new(lake_table: uuid::Uuid, snapshot: SnapshotId) -> Self {
         Self { lake_table, snapshot, halfway: None }
     }
+
+    /// The same, on its way to a snapshot, with a mark that no other transaction has.
+    pub fn toward(self, toward: SnapshotId) -> Self {
+        Self { halfway: Some(Halfway { toward, mark: uuid::Uuid::new_v4() }), ..self }
+    }
 }
 
 /// A change that comes in by several transactions. In a control row it is text: `SNAPSHOT MARK`.

@@ -16,15 +16,16 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
+use datafusion::physical_plan::EmptyRecordBatchStream;
 use futures::StreamExt;
 use futures::future::poll_fn;
 use futures::stream::Fuse;
-use uuid::Uuid;
 
 use crate::error::Result;
-use crate::target::{Applied, Halfway, Merge, MergeStats, Strategy, Target};
+use crate::table::OP_COLUMN;
+use crate::target::{Applied, Merge, MergeStats, Strategy, Target, TargetTable};
 
 /// Applies a change, in several transactions if it has more rows than one may have.
 ///
@@ -42,12 +43,11 @@ pub(super) async fn apply(target: &dyn Target, merge: Merge, most: Option<NonZer
 
 async fn in_parts(target: &dyn Target, merge: Merge, from: Applied, most: usize) -> Result<MergeStats> {
     let Merge { stream, table, to, strategy, changes, .. } = merge;
-    let halfway = || Some(Halfway { toward: to.snapshot, mark: Uuid::new_v4() });
     let changes = Changes::new(changes);
     let (mut shows, mut all) = (from, MergeStats::default());
     loop {
         let more = changes.has_more().await?;
-        let shows_then = if more { Applied { halfway: halfway(), ..from } } else { to };
+        let shows_then = if more { from.toward(to.snapshot) } else { to };
         let part = Merge {
             stream: stream.clone(),
             table: table.clone(),
@@ -66,6 +66,29 @@ async fn in_parts(target: &dyn Target, merge: Merge, from: Applied, most: usize)
         }
         shows = shows_then;
     }
+}
+
+/// Moves a table that is on its way to a snapshot to it: all rows are there.
+pub(super) async fn arrive(
+    target: &dyn Target,
+    stream: &str,
+    table: TargetTable,
+    from: Applied,
+    to: Applied,
+) -> Result<()> {
+    let mut fields = table.schema.fields().to_vec();
+    fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
+    let nothing = EmptyRecordBatchStream::new(Arc::new(Schema::new(fields)));
+    let merge = Merge {
+        stream: stream.to_owned(),
+        table,
+        from: Some(from),
+        to,
+        strategy: Strategy::Append,
+        changes: Box::pin(nothing),
+        rows: Some(0),
+    };
+    target.apply(merge).await.map(drop)
 }
 
 /// A change of which each transaction takes some.
@@ -152,17 +175,17 @@ impl RecordBatchStream for Part {
 #[cfg(test)]
 mod tests {
     use arrow::array::Int32Array;
-    use arrow::datatypes::{DataType, Field, Schema};
     use async_trait::async_trait;
     use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
     use futures::TryStreamExt;
+    use uuid::Uuid;
 
     use super::*;
     use crate::delta::SnapshotId;
     use crate::error::{Error, ErrorKind};
     use crate::source::Finding;
     use crate::table::TableId;
-    use crate::target::{Deletes, TargetTable};
+    use crate::target::{Deletes, Halfway};
 
     /// What a table shows, and how many rows each transaction brought.
     struct Table(Mutex<(Applied, Vec<usize>)>);

@@ -60,7 +60,9 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     if shown {
         return Ok(report);
     }
-    let merge = change(context, stream, &table, wanted.clone(), applied, goal, progress).await?;
+    // Loading a snapshot once more takes a mark, or nobody could tell whether it was committed.
+    let next = if applied == Some(goal) { goal.toward(snapshot) } else { goal };
+    let merge = change(context, stream, &table, wanted.clone(), applied, next, progress).await?;
     let mut letters = LoadLetters::of_load(context, stream, &table, &merge);
     if let Some(letters) = &mut letters {
         letters.look(context, stream).await?;
@@ -73,7 +75,7 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
         tracing::debug!(stream = %stream.name, %error, "the target refuses a row: loading again, without it");
         // A change in several transactions may have come half the way.
         let applied = target.applied(&stream.name, &to.table).await?;
-        let merge = change(context, stream, &table, wanted, applied, goal, progress).await?;
+        let merge = change(context, stream, &table, wanted.clone(), applied, next, progress).await?;
         outcome = match letters.apply(&*target, letters.watch(merge)).await {
             Err(unable) if unable.kind() == ErrorKind::Unsupported => {
                 outcome.map_err(|error| error.with("on_reject", unable))
@@ -82,6 +84,9 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
         };
     }
     let stats = outcome.map_err(|error| error.with("stream", &stream.name))?;
+    if next != goal {
+        batches::arrive(&*target, &stream.name, wanted, next, goal).await?;
+    }
     if let Some(letters) = &letters {
         report.rejected = letters.committed().await?;
     }

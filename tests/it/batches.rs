@@ -106,6 +106,22 @@ async fn a_change_arrives_whole() {
     }
 }
 
+/// Were the control row the same before and after, a commit without an answer would look like one that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn loading_a_snapshot_once_more_leaves_a_mark() {
+    for case in Case::all().await {
+        case.pipeline.ok(&["run"]);
+        let ran = case.pipeline.run_with_faults(&["load", "--full-refresh"], "after_load=return(kill)");
+        assert_eq!(ran.code, None, "{ran:?}");
+        let said = case.pipeline.ok(&["state", "verify"]).stdout;
+        assert!(said.contains("shows some of a change"), "{said}");
+        case.pipeline.ok(&["load"]);
+        let said = case.pipeline.ok(&["state", "verify"]).stdout;
+        assert!(said.contains("it can go on"), "{said}");
+        case.assert_same().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_died_between_two_transactions_is_gone_on_with() {
     for case in Case::all().await {

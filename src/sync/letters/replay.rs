@@ -24,9 +24,9 @@ use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{LakeTable, TableMode};
 use crate::merge;
-use crate::sync::{Context, Mode, Progress, Stream, extract, target_table};
+use crate::sync::{Context, Mode, Progress, Stream, batches, extract, target_table};
 use crate::table::OP_COLUMN;
-use crate::target::{Merge, Strategy};
+use crate::target::{Applied, Merge, Strategy};
 
 /// What came of letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -117,25 +117,30 @@ async fn into_target(
     }
     let target = connectors::target(&to.connection)?;
     let applied = target.applied(&stream.name, &to.table).await?;
-    let applied = applied
-        .filter(|applied| applied.lake_table == table.uuid() && applied.halfway.is_none())
-        .ok_or_else(|| {
+    // A replay, or a load of the same snapshot, may have died before it was done.
+    let is_there = |applied: &Applied| applied.halfway.is_none_or(|way| way.toward == applied.snapshot);
+    let applied = applied.filter(|applied| applied.lake_table == table.uuid() && is_there(applied));
+    let applied = applied.ok_or_else(|| {
         wrong(ErrorKind::Config, "the target does not show this lake table").hint("run `frazil load` first")
     })?;
     let wanted = target_table(stream, to, &table.columns(), &key);
     target.prepare(&wanted).await?;
     let changes = changes(context, &table, applied.snapshot, &key, open).await?;
+    // The same snapshot, with a mark: so that it can be seen whether this was committed.
+    let on_the_way = applied.toward(applied.snapshot);
     let merge = Merge {
         stream: stream.name.clone(),
-        table: wanted,
+        table: wanted.clone(),
         from: Some(applied),
-        to: applied,
+        to: on_the_way,
         strategy: Strategy::Merge,
         rows: Some(changes.num_rows() as u64),
         changes: Box::pin(MemoryStream::try_new(vec![changes.clone()], changes.schema(), None)?),
     };
     let letters = LoadLetters::of_replay(context, stream, &table, &merge, open.keys().cloned().collect());
     letters.apply(&*target, merge).await.map_err(|error| error.with("stream", &stream.name))?;
+    let there = Applied::new(applied.lake_table, applied.snapshot);
+    batches::arrive(&*target, &stream.name, wanted, on_the_way, there).await?;
     letters.committed().await.map(drop)
 }
 
