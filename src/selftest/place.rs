@@ -51,11 +51,6 @@ impl Places {
     }
 }
 
-/// The table of the lake that a stream writes.
-pub(super) fn lake_table(schema: &str, name: &str) -> TableId {
-    TableId::new(schema, name)
-}
-
 /// The stream of a table.
 pub(super) fn stream_name(source: &Connection, schema: &str, table: &str) -> String {
     match source.scheme() {
@@ -78,7 +73,7 @@ pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<
                 How::Stamped { late: false } => json!({ "change": "timestamp", "cursor": STAMP }),
                 How::Added => json!({ "mode": "append", "change": "id", "cursor": "id" }),
             };
-            stream["lake_table"] = json!(lake_table(schema, spec.name).to_string());
+            stream["lake_table"] = json!(TableId::new(schema, spec.name).to_string());
             // Targets go through states between two snapshots, and know it.
             if spec.name == "lines" {
                 stream["batch_rows"] = json!(BATCH_ROWS);

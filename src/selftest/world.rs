@@ -8,10 +8,11 @@ use super::lakeside::{Followed, Lakeside, Rows};
 use super::model::{Edit, SPECS, Table};
 use super::moves::{Reshape, Transaction, create};
 use super::passes::{Ended, Passes, Possible, Running, Trouble};
-use super::place::{MACHINES, configure, lake_table, make_folder, stream_name};
+use super::place::{MACHINES, configure, make_folder, stream_name};
 use super::report::Report;
 use super::{ROUNDS_TO_REST, Settings, Weather};
 use crate::error::Result;
+use crate::table::TableId;
 
 /// What the chance of each part is drawn for: one part does not move another.
 const CHANGES: u64 = 1;
@@ -345,7 +346,7 @@ impl<'a> World<'a> {
     /// Holds new snapshots against the states of the source.
     async fn look(&mut self) -> Result<()> {
         for (followed, table) in self.followed.iter_mut().zip(&mut self.tables) {
-            let id = lake_table(&self.settings.schema, table.spec.name);
+            let id = TableId::new(&self.settings.schema, table.spec.name);
             let looked = followed.look(&self.lake, &id, table).await?;
             self.report.snapshots_verified += looked.snapshots;
             self.report.rows_verified += looked.rows;
@@ -410,7 +411,7 @@ impl<'a> World<'a> {
                     Err(error) => wrong.push(format!("{name}: the {place} cannot be read: {error}")),
                 }
             }
-            if let Some(found) = self.lake.lake.table(&lake_table(&self.settings.schema, name)).await? {
+            if let Some(found) = self.lake.lake.table(&TableId::new(&self.settings.schema, name)).await? {
                 held.push(("lake", self.lake.read(&found, None, table).await?));
             } else {
                 wrong.push(format!("{name}: the lake has no such table"));
@@ -436,7 +437,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         for table in &self.tables {
-            self.lake.lake.drop_table(&lake_table(&self.settings.schema, table.spec.name)).await?;
+            self.lake.lake.drop_table(&TableId::new(&self.settings.schema, table.spec.name)).await?;
         }
         self.source.drop_schema().await?;
         Database::open(&self.settings.places.target, &self.settings.schema).await?.drop_schema().await
