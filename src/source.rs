@@ -104,6 +104,10 @@ pub struct ReadRequest {
     pub beyond_horizon: BeyondHorizon,
     /// How values that have no exact place are carried.
     pub values: ValuePolicy,
+    /// What is said about the log that changes are read from.
+    pub log: LogSettings,
+    /// Who reads, in words that stay the same: what a source keeps for its reader goes by this.
+    pub reader: String,
     /// The position after which to read.
     pub from: Option<Watermark>,
     /// How many streams a portion may have, at least 1.
@@ -179,7 +183,8 @@ pub enum ChangeDetection {
     Rowversion,
     /// Change Tracking of SQL Server; sees deletes.
     Tracking,
-    /// The change tables of SQL Server's Change Data Capture; sees deletes.
+    /// The database's own log: logical replication of Postgres, the change tables of SQL Server's Change
+    /// Data Capture; sees deletes.
     Log,
     /// The history of a system-versioned table of SQL Server; sees deletes.
     Temporal,
@@ -200,6 +205,28 @@ impl ChangeDetection {
             Self::Temporal => "temporal",
         }
     }
+}
+
+/// What a stream says about the log of its source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogSettings {
+    /// Postgres: the replication slot to read from; `None`: one of our own.
+    pub slot: Option<String>,
+    /// Postgres: the publication to read; `None`: one of our own.
+    pub publication: Option<String>,
+    /// How much log may wait on the server for us, in bytes, before it is told.
+    pub max_lag: Option<u64>,
+}
+
+/// What happens when the source does not have all changes since the position any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnGap {
+    /// The whole table is read and compared with the lake; the report says why.
+    #[default]
+    Resnapshot,
+    /// Stop, and say what is missing.
+    Fail,
 }
 
 /// What happens to rows whose cursor is NULL, which no comparison ever finds.

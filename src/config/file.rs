@@ -18,7 +18,7 @@ use super::units;
 use super::values::Values;
 use crate::lake::{DroppedColumns, SchemaContract};
 use crate::schedule::Priority;
-use crate::source::{BeyondHorizon, ChangeDetection, NullCursor};
+use crate::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, OnGap};
 use crate::sync::{Mode, OnReject, StreamSettings};
 use crate::table::FormatVersion;
 use crate::target::Deletes;
@@ -73,6 +73,16 @@ pub struct StreamEntry {
     pub null_cursor: Option<NullCursor>,
     /// What happens to rows whose cursor lies beyond what is known to be committed.
     pub beyond_horizon: Option<BeyondHorizon>,
+    /// What happens when the source does not have all changes since the last run any more: a slot that is
+    /// lost, a log that was cleaned up. `resnapshot`: the whole table is read and compared. `fail`: the
+    /// stream stops.
+    pub on_gap: Option<OnGap>,
+    /// The replication slot of Postgres to read the log from. Without it the stream makes one of its own.
+    pub slot: Option<String>,
+    /// The publication of Postgres to read the log by. Without it the stream makes one of its own.
+    pub publication: Option<String>,
+    /// Tell when more log than this waits on the server for the stream: `10GiB`.
+    pub max_slot_lag: Option<Size>,
     /// How values without an exact place in the lake are carried.
     pub values: Option<Values>,
     /// What happens in the target to rows that were deleted.
@@ -150,6 +160,10 @@ impl StreamEntry {
             change,
             null_cursor,
             beyond_horizon,
+            on_gap,
+            slot,
+            publication,
+            max_slot_lag,
             deletes,
             batch_rows,
             columns,
@@ -188,6 +202,12 @@ impl StreamEntry {
             null_cursor: self.null_cursor.unwrap_or_default(),
             beyond_horizon: self.beyond_horizon.unwrap_or_default(),
             values: self.values.as_ref().map(Values::policy).unwrap_or_default(),
+            on_gap: self.on_gap.unwrap_or_default(),
+            log: LogSettings {
+                slot: self.slot.clone(),
+                publication: self.publication.clone(),
+                max_lag: self.max_slot_lag.map(|size| size.0),
+            },
             columns: names(&self.columns),
             filter: self.filter.clone(),
             format_version: self.format_version.map(|version| version.0),

@@ -124,6 +124,7 @@ impl std::fmt::Debug for LakeSettings {
 pub struct Lake {
     catalog: Arc<dyn catalog::Catalog>,
     stores: Arc<Stores>,
+    warehouse: Arc<str>,
 }
 
 impl Lake {
@@ -131,7 +132,12 @@ impl Lake {
     pub async fn open(settings: &LakeSettings) -> Result<Self> {
         let stores = Arc::new(Stores::new(settings.options.clone()));
         let catalog = catalog::open(&settings.catalog, &settings.warehouse, stores.clone())?;
-        Ok(Self { catalog, stores })
+        Ok(Self { catalog, stores, warehouse: settings.warehouse.as_str().into() })
+    }
+
+    /// The directory or URL under which tables are created, as the user wrote it.
+    pub fn warehouse(&self) -> &str {
+        &self.warehouse
     }
 
     /// All tables, in name order.

@@ -28,8 +28,10 @@ use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::lake::{Change, Comparison, Effect, LakeTable, OUTBOX, TableMode, WrittenFile};
-use crate::source::{BeyondHorizon, ChangeDetection, Extent, Portion, ReadPlan, Reading, RowStream, Source};
+use crate::lake::{Change, Comparison, Effect, LakeTable, OUTBOX, Position, TableMode, WrittenFile};
+use crate::source::{
+    BeyondHorizon, ChangeDetection, Extent, OnGap, Portion, ReadPlan, Reading, RowStream, Source,
+};
 use crate::table::TableDescription;
 
 /// How many readings one pass may take: the change, or an interrupted first read and the change since.
@@ -111,9 +113,12 @@ impl<'a> Pass<'a> {
             request.beyond_horizon = BeyondHorizon::Read;
         }
 
+        request.reader = format!("{} {}", context.lake.warehouse(), stream.lake_table);
+
         let key = request.key.clone();
         let reading = source.open(request).await?;
         let plan = reading.plan().clone();
+        check_gap(stream, position.as_ref().filter(|_| !anew), &plan)?;
         let spec = lake_table_plan(stream, description, &plan)?;
         let mode = spec.mode;
         let mut notes = Vec::new();
@@ -457,6 +462,18 @@ impl<'a> Pass<'a> {
                 "nothing of it is shown; look at it with `frazil query … --as-of {tag}`, correct the source or the check, and run again"
             )))
     }
+}
+
+/// Stops where the source cannot go on from the position, and the stream says to stop then.
+fn check_gap(stream: &Stream, position: Option<&Position>, plan: &ReadPlan) -> Result<()> {
+    let goes_on = plan.continues || plan.change == ChangeDetection::Full || plan.extent != Extent::Whole;
+    if stream.settings.on_gap == OnGap::Resnapshot || goes_on || position.is_none_or(|at| at.unfinished) {
+        return Ok(());
+    }
+    let why = plan.notes.iter().find(|note| note.contains("is not used")).cloned();
+    Err(Error::new(ErrorKind::Data, why.unwrap_or_else(|| "the stored position is not used".to_owned()))
+        .with("table", &stream.source_table)
+        .hint("`frazil run --full-refresh` reads the whole table and goes on from there, and so does `on_gap: resnapshot`"))
 }
 
 pub(super) fn same_columns(a: &[String], b: &[String]) -> bool {

@@ -38,7 +38,7 @@ use crate::error::Result;
 use crate::lake::{DroppedColumns, Lake, SchemaContract};
 use crate::maintain;
 use crate::memory::Budget;
-use crate::source::{BeyondHorizon, ChangeDetection, NullCursor, ValuePolicy};
+use crate::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, OnGap, ValuePolicy};
 use crate::table::{FormatVersion, TableId};
 use crate::target::Deletes;
 
@@ -101,6 +101,10 @@ pub struct StreamSettings {
     pub beyond_horizon: BeyondHorizon,
     /// What happens to values that do not fit.
     pub values: ValuePolicy,
+    /// What happens when the source does not have all changes since the position any more.
+    pub on_gap: OnGap,
+    /// What is said about the log that changes are read from.
+    pub log: LogSettings,
     /// Columns to read; `None` for all.
     pub columns: Option<Vec<String>>,
     /// A condition in the source's SQL.
@@ -140,6 +144,8 @@ impl Default for StreamSettings {
             null_cursor: NullCursor::default(),
             beyond_horizon: BeyondHorizon::default(),
             values: ValuePolicy::default(),
+            on_gap: OnGap::default(),
+            log: LogSettings::default(),
             columns: None,
             filter: None,
             format_version: None,

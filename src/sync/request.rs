@@ -28,6 +28,8 @@ pub fn read_request(stream: &Stream, table: &TableDescription, budget: Budget) -
         null_cursor: settings.null_cursor,
         beyond_horizon: settings.beyond_horizon,
         values: settings.values.clone(),
+        log: settings.log.clone(),
+        reader: stream.lake_table.to_string(),
         from: None,
         parallel: budget.parallel(),
         batch_rows: BATCH_ROWS,

@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use frazil::source::{BeyondHorizon, ChangeDetection, NullCursor, ReadRequest, ValuePolicy};
+use frazil::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, ReadRequest, ValuePolicy};
 use frazil::table::TableId;
 
 /// Says that a test cannot run here; in CI that is a failure.
@@ -73,6 +73,8 @@ pub(crate) fn read_request(table: TableId, change: ChangeDetection) -> ReadReque
         null_cursor: NullCursor::Include,
         beyond_horizon: BeyondHorizon::Wait,
         values: ValuePolicy::default(),
+        log: LogSettings::default(),
+        reader: "test".to_owned(),
         from: None,
         parallel: 2,
         batch_rows: 1000,

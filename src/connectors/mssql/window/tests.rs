@@ -10,7 +10,7 @@ use super::super::capture;
 use super::super::testing::relation;
 use super::*;
 use crate::delta::Watermark;
-use crate::source::ValuePolicy;
+use crate::source::{LogSettings, ValuePolicy};
 use crate::table::TableId;
 
 const TABLE: &str = "
@@ -35,6 +35,8 @@ fn request(change: ChangeDetection, cursor: Option<&str>) -> ReadRequest {
         null_cursor: NullCursor::Include,
         beyond_horizon: BeyondHorizon::Wait,
         values: ValuePolicy::default(),
+        log: LogSettings::default(),
+        reader: "test".to_owned(),
         from: None,
         parallel: 1,
         batch_rows: 10,
