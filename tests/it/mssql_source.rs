@@ -148,7 +148,7 @@ async fn errors_while_reading_are_told_apart_and_show_no_values() {
             "Conversion failed when converting the varchar value 's3cret' to data type int.",
             ErrorKind::Data,
         ),
-        (50_000, "raised by a trigger for s3cret", ErrorKind::Internal),
+        (50_000, "raised by a trigger for s3cret", ErrorKind::Data),
     ] {
         fake.change(|shop| shop.refused = Some(ServerError::new(number, text)));
         let error = read(&fake.server.url(), request(ChangeDetection::Full)).await.unwrap_err();

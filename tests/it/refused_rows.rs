@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::fixture::{self, Pipeline, Ran};
 use crate::sync::two_databases;
+use crate::tds::{Engine, Server};
 
 const STREAM: &str = "change: full, on_reject: dead_letter";
 /// What the target refuses, though the lake has it. The message must not be in reports: it could quote a row.
@@ -281,4 +282,127 @@ async fn postgres_fills_an_empty_table_with_the_rows_that_it_takes() {
     assert_eq!(ids(&pipeline, "public.t"), [7, 50, 150, 250]);
     assert!(pipeline.ok(&["dlq", "list"]).stdout.contains("23502"));
     crate::sync::assert_same(&source, &target, "select * from t where n % 100 <> 50").await;
+}
+
+const LOADED: &str = "SELECT t.[id], t.[n], t.[u], t.[note] FROM [dbo].[t] AS t ORDER BY t.[id]";
+
+/// A shop in SQLite and SQL Server's protocol, with a table that is narrower than its source.
+struct Narrow {
+    shop: tempfile::TempDir,
+    engine: Engine,
+    _server: Server,
+    pipeline: Pipeline,
+}
+
+impl Narrow {
+    fn new(stream: &str) -> Self {
+        let shop = tempfile::tempdir().unwrap();
+        let engine = Engine::new();
+        let server = Server::with_engine(&engine);
+        sql(&shop.path().join("shop.db"), "create table t (id integer primary key, n int, u int, note text)");
+        engine.run(
+            "CREATE TABLE [dbo].[t] ([id] bigint NOT NULL, [n] bigint NOT NULL, [u] bigint NULL, [note] nvarchar(10) NULL, \
+             CONSTRAINT [t_key] PRIMARY KEY ([id]), CONSTRAINT [t_u] UNIQUE ([u]))",
+        );
+        let url = format!("sqlite://{}", shop.path().join("shop.db").display());
+        let stream = format!("main.t: {{ {stream} }}");
+        let pipeline = Pipeline::new(&url, &server.url(), &[&stream]);
+        Self { shop, engine, _server: server, pipeline }
+    }
+
+    fn source(&self, text: &str) {
+        sql(&self.shop.path().join("shop.db"), text);
+    }
+
+    /// The second load lets the table take NULL, for which the responder makes it anew, without triggers.
+    fn settled(&self) {
+        self.source("update t set note = 'w' where id = 1");
+        self.pipeline.ok(&["run"]);
+    }
+}
+
+/// The server is the responder of `tds/`: what it refuses is by its own list of errors.
+#[test]
+fn sql_server_loads_all_but_the_rows_that_it_refuses() {
+    let narrow = Narrow::new(STREAM);
+    narrow.source(
+        "insert into t select value, value, value, 'x' from (with recursive n(value) as \
+         (select 1 union all select value + 1 from n where value < 40) select value from n);
+         insert into t values (50, 1, 50, 'far too long a note'), (51, null, 51, 'y'), (52, 1, 7, 'taken')",
+    );
+    narrow.pipeline.ok(&["run"]);
+    assert_eq!(ids(&narrow.pipeline, "main.t"), [50, 51, 52]);
+    assert_eq!(narrow.engine.run(LOADED).len(), 40);
+
+    // Two change places under a unique column, one gives up a value that another waits for, one cannot go.
+    narrow.settled();
+    narrow.engine.behind(
+        "create trigger stays before delete on \"dbo.t\" when old.id = 9 begin select raise(abort, 'refused'); end;
+         create trigger odd before update on \"dbo.t\" when new.n = 111 begin select raise(abort, 'refused: 111'); end",
+    );
+    narrow.engine.describe("dbo.t", |table| table.hazards.push("trigger".to_owned()));
+    narrow.source(
+        "update t set u = 1000 where id = 7; update t set note = 'short' where id = 50;
+         update t set n = 111 where id = 11; update t set note = 'also far too long' where id = 12;
+         delete from t where id in (8, 9); insert into t values (60, 1, 60, 'z'), (61, 1, 1000, 'taken')",
+    );
+    let report = lines(&narrow.pipeline.ok(&["run", "--output", "json"])).remove(0);
+    assert_eq!(report["load"]["rejected"], 4, "{report}");
+    assert_eq!(ids(&narrow.pipeline, "main.t"), [9, 11, 12, 51, 52, 61]);
+    let listed = narrow.pipeline.ok(&["dlq", "list"]).stdout;
+    for reason in ["2627", "50000", "longer than the target's column", "cannot be deleted", "515"] {
+        assert!(listed.contains(reason), "{reason}: {listed}");
+    }
+    assert!(!listed.contains("111") && !listed.contains("far too"), "{listed}");
+    let rows = narrow.engine.run(LOADED);
+    for row in ["7|7|1000|x", "9|9|9|x", "11|11|11|x", "12|12|12|x", "50|1|50|short", "60|1|60|z"] {
+        assert!(rows.iter().any(|have| have == row), "{row}: {rows:?}");
+    }
+    assert_eq!(rows.len(), 41);
+
+    // The value that it waited for is free by now, and the table takes NULL since its second load.
+    let ran = narrow.pipeline.run(&["dlq", "replay", "main.t"]);
+    assert_eq!((ran.code, ids(&narrow.pipeline, "main.t")), (Some(3), vec![9, 11, 12, 61]), "{ran:?}");
+    let rows = narrow.engine.run(LOADED);
+    assert!(
+        rows.contains(&"51|NULL|51|y".to_owned()) && rows.contains(&"52|1|7|taken".to_owned()),
+        "{rows:?}"
+    );
+}
+
+#[test]
+fn sql_server_ends_the_transaction_and_the_load_says_so() {
+    let narrow = Narrow::new(STREAM);
+    narrow.source("insert into t values (1, 1, 1, 'a'), (2, 2, 2, 'b')");
+    narrow.pipeline.ok(&["run"]);
+    narrow.settled();
+    narrow.engine.behind(
+        "create trigger ends before update on \"dbo.t\" when new.n = 111 begin select raise(rollback, 'rolled back'); end",
+    );
+    narrow.source("update t set n = 111 where id = 1; update t set n = 3 where id = 2");
+    let ran = narrow.pipeline.run(&["run"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("ended the whole transaction"), "{ran:?}");
+    assert_eq!(narrow.engine.run(LOADED), ["1|1|1|w", "2|2|2|b"]);
+    assert_eq!(ids(&narrow.pipeline, "main.t"), [0; 0]);
+}
+
+#[test]
+fn a_crash_in_a_load_into_sql_server_loses_and_doubles_nothing() {
+    let narrow = Narrow::new(STREAM);
+    let (mut id, mut refused, mut loaded) = (100, Vec::new(), Vec::new());
+    for point in ["before_commit", "after_commit", "in_load_transaction", "after_load"] {
+        narrow.source(&format!(
+            "insert into t values ({id}, 1, {id}, 'far too long'), ({id} + 1, 1, {id} + 1, 'y')"
+        ));
+        refused.push(id);
+        loaded.push(format!("{0}|1|{0}|y", id + 1));
+        id += 2;
+        narrow.pipeline.ok(&["sync"]);
+        let ran = narrow.pipeline.run_with_faults(&["load"], &format!("{point}=return(kill)"));
+        assert_ne!(ran.code, Some(0), "{point}: {ran:?}");
+        narrow.pipeline.ok(&["load"]);
+        assert_eq!(ids(&narrow.pipeline, "main.t"), refused, "{point}");
+        assert_eq!(narrow.engine.run(LOADED), loaded, "{point}");
+    }
 }

@@ -132,6 +132,7 @@ fn known(number: u32) -> Option<&'static str> {
         220 | 232 | 244 | 248 | 8115 => "a number does not fit into its type",
         241 | 242 | 245 | 295 | 8114 | 9420 | 6522 => "the server could not convert a value",
         8672 => "two rows of one load have the same key",
+        3609 | OWN.. => "a trigger or a function of the database refuses a row",
         40613 => "the database is not available at the moment",
         _ => return None,
     })
@@ -148,6 +149,9 @@ fn holds_names_only(number: u32) -> bool {
             | 40197 | 40501 | 40508 | 40544 | 40549..=40553 | 40615 | 49918..=49920
     )
 }
+
+/// Where the numbers of errors begin that databases define themselves; what `RAISERROR` says with a text alone.
+const OWN: u32 = 50_000;
 
 /// What a caller can do, by number and severity.
 fn kind(number: u32, severity: u8) -> ErrorKind {
@@ -198,7 +202,7 @@ fn kind(number: u32, severity: u8) -> ErrorKind {
             ErrorKind::Permission
         }
         220 | 232 | 241 | 242 | 244 | 245 | 248 | 295 | 515 | 547 | 1505 | 2601 | 2627 | 2628 | 6522
-        | 8114 | 8115 | 8134 | 8152 | 8672 | 9420 => ErrorKind::Data,
+        | 3609 | 8114 | 8115 | 8134 | 8152 | 8672 | 9420 => ErrorKind::Data,
         605 | 823..=825 => ErrorKind::Corrupt,
         102..=213
         | 911
@@ -225,6 +229,7 @@ fn kind(number: u32, severity: u8) -> ErrorKind {
         40515 | 40514 | 40517 => ErrorKind::Unsupported,
         // From 20 on the server has ended the session.
         _ if severity >= 20 => ErrorKind::Transient,
+        OWN.. => ErrorKind::Data,
         _ => ErrorKind::Internal,
     }
 }
@@ -289,7 +294,8 @@ mod tests {
             (8115, ErrorKind::Data),
             (515, ErrorKind::Data),
             (547, ErrorKind::Data),
-            (50000, ErrorKind::Internal),
+            (50000, ErrorKind::Data),
+            (9999, ErrorKind::Internal),
         ] {
             assert_eq!(kind(number, 16), expected, "{number}");
         }

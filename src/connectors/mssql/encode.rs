@@ -19,8 +19,10 @@ use tiberius::{ColumnData, TokenRow};
 
 use self::cells::{cell, null, prepared};
 use super::kind::Kind;
+use super::statements::ASIDE;
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
+use crate::target::LETTER_COLUMN;
 
 /// The longest `nvarchar(n)` whose bulk column is declared as it is sent: beyond, the client declares
 /// `nvarchar(max)` and sends short lengths, which servers answer with error 4816.
@@ -178,6 +180,11 @@ impl Output {
         let wire = carry(arrow, target)?.wire;
         Some(Self { index, name: name.to_owned(), wire, key: false })
     }
+
+    /// The letters of rows that may be refused, at this place in the batch.
+    pub(super) fn letter(index: usize) -> Self {
+        Self { index, name: LETTER_COLUMN.to_owned(), wire: Wire::Text(None), key: false }
+    }
 }
 
 /// A batch, taken apart.
@@ -232,7 +239,43 @@ impl Batch {
     /// The cells of a row and its operation, each of exactly its staging column's type; and whether one of
     /// them is too long for a bulk load. Fails with [`Data`](ErrorKind::Data) where a value does not fit.
     pub fn row(&self, row: usize, outputs: &[Output]) -> Result<(TokenRow<'_>, bool)> {
-        let mut cells = TokenRow::with_capacity(self.columns.len() + 1);
+        let (mut cells, too_long) = self.cells(row, outputs)?;
+        cells.push(ColumnData::U8(Some(self.ops.value(row) as u8)));
+        Ok((cells, too_long))
+    }
+
+    /// As [`row`](Self::row), with a number before the operation.
+    pub(super) fn numbered(
+        &self,
+        row: usize,
+        outputs: &[Output],
+        number: i64,
+    ) -> Result<(TokenRow<'_>, bool)> {
+        let (mut cells, too_long) = self.cells(row, outputs)?;
+        cells.push(ColumnData::I64(Some(number)));
+        cells.push(ColumnData::U8(Some(self.ops.value(row) as u8)));
+        Ok((cells, too_long))
+    }
+
+    /// A row that does not fit, put aside: of its values only those of the key, as far as they fit, and its
+    /// letter, which is the last output.
+    pub(super) fn aside(&self, row: usize, outputs: &[Output], number: i64) -> (TokenRow<'_>, bool) {
+        let mut cells = TokenRow::with_capacity(self.columns.len() + 2);
+        let mut too_long = false;
+        for (column, (wire, array)) in self.columns.iter().enumerate() {
+            let wanted = outputs[column].key || column + 1 == outputs.len();
+            let value = if wanted && array.is_valid(row) { cell(*wire, array, row).ok() } else { None };
+            let value = value.unwrap_or_else(|| null(*wire));
+            too_long |= is_oversize(&value);
+            cells.push(value);
+        }
+        cells.push(ColumnData::I64(Some(number)));
+        cells.push(ColumnData::U8(Some(ASIDE)));
+        (cells, too_long)
+    }
+
+    fn cells(&self, row: usize, outputs: &[Output]) -> Result<(TokenRow<'_>, bool)> {
+        let mut cells = TokenRow::with_capacity(self.columns.len() + 2);
         let mut too_long = false;
         for (column, (wire, array)) in self.columns.iter().enumerate() {
             let value = if array.is_null(row) { Ok(null(*wire)) } else { cell(*wire, array, row) };
@@ -240,7 +283,6 @@ impl Batch {
             too_long |= is_oversize(&value);
             cells.push(value);
         }
-        cells.push(ColumnData::U8(Some(self.ops.value(row) as u8)));
         Ok((cells, too_long))
     }
 }

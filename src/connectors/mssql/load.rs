@@ -8,20 +8,23 @@
 //! A replacement is loaded as the difference to what is there: readers see the old rows until the
 //! commit and the new ones after it, and views, grants and foreign keys stay as they are.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use super::control;
 use super::encode::Output;
 use super::prepare;
+use super::refused::Part;
 use super::relation::{self, Relation};
 use super::stage::{self, Staged};
 use super::statements::{Statements, Way};
 use crate::clients::mssql::{Isolation, Session};
-use crate::connectors::sql::{check_changes, endings};
+use crate::connectors::sql::{check_changes, check_changes_with_letters, endings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::TableId;
-use crate::target::{Deletes, Merge, MergeStats, Strategy};
+use crate::target::{Deletes, Merge, MergeStats, Refusals, Strategy};
 
 /// How long to wait, in milliseconds, for a lock on the table that somebody else holds.
 const PATIENCE: u32 = 60_000;
@@ -30,14 +33,20 @@ const PATIENCE: u32 = 60_000;
 const INDEX_FROM: u64 = 5_000;
 
 /// Runs the transaction up to, and without, its commit.
-pub(super) async fn run(session: &mut Session, id: &TableId, mut merge: Merge) -> Result<MergeStats> {
+pub(super) async fn run(
+    session: &mut Session,
+    id: &TableId,
+    mut merge: Merge,
+    refusals: Option<Arc<dyn Refusals>>,
+) -> Result<MergeStats> {
     if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
         return Err(Error::new(ErrorKind::Config, "a merge needs a key")
             .with("table", id)
             .hint("set `primary_key`, or use `mode: append`"));
     }
-    // An error ends the transaction: no half of a statement is ever committed.
-    session.batch("SET XACT_ABORT ON").await?;
+    // An error ends the transaction: no half of a statement is ever committed. Where rows may be refused,
+    // each statement has a savepoint of its own instead.
+    session.batch(if refusals.is_none() { "SET XACT_ABORT ON" } else { "SET XACT_ABORT OFF" }).await?;
     session.begin(Isolation::ReadCommitted).await?;
     control::claim(session, &merge.stream, id, merge.from, merge.to).await?;
     session.batch(&format!("SET LOCK_TIMEOUT {PATIENCE}")).await?;
@@ -45,26 +54,30 @@ pub(super) async fn run(session: &mut Session, id: &TableId, mut merge: Merge) -
     let relation = relation::relation(session, id).await?.ok_or_else(|| {
         Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
     })?;
-    let (outputs, statements) = columns(id, &merge, &relation)?;
+    let (outputs, statements) = columns(id, &merge, &relation, refusals.is_some())?;
     let fresh = prepare::is_empty(session, id).await?;
-    let staged = stage::run(session, &statements, &outputs, &mut merge)
+    let staged = stage::run(session, &statements, &outputs, &mut merge, refusals.as_deref())
         .await
         .map_err(|error| error.with("table", id))?;
-    check_characters(session, &statements).await.map_err(|error| error.with("table", id))?;
 
-    let mut load = Load { session, statements, relation, staged, key: !merge.table.key.is_empty() };
+    let key = !merge.table.key.is_empty();
+    let mut load = Load { session, statements, relation, staged, key, refusals, refused: Vec::new() };
     let stats = load.apply(merge.strategy, fresh).await.map_err(|error| error.with("table", id))?;
     faults::point(faults::IN_LOAD_TRANSACTION)?;
     control::note(session, &merge.stream, id, stats.staged, &merge.table.schema).await?;
     Ok(stats)
 }
 
-struct Load<'a> {
-    session: &'a mut Session,
-    statements: Statements,
+pub(super) struct Load<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) statements: Statements,
     relation: Relation,
-    staged: Staged,
+    pub(super) staged: Staged,
     key: bool,
+    /// Where refused rows go; without it the first one ends the load.
+    pub(super) refusals: Option<Arc<dyn Refusals>>,
+    /// The numbers of staged rows that were refused, and why.
+    pub(super) refused: Vec<(i64, String)>,
 }
 
 impl Load<'_> {
@@ -74,6 +87,7 @@ impl Load<'_> {
         if self.staged.rows == 0 && !whole {
             return Ok(stats);
         }
+        self.check_characters().await?;
         let identity = self.statements.identity_insert();
         if let Some([on, _]) = &identity {
             self.session.batch(on).await?;
@@ -81,7 +95,7 @@ impl Load<'_> {
         if let Strategy::Versions { at, whole } = strategy {
             self.versions(&mut stats, at, whole).await?;
         } else if fresh || strategy == Strategy::Append {
-            stats.upserted = self.execute(&self.statements.insert(fresh)).await?;
+            stats.upserted = self.bring(Part::Insert { empty: fresh }).await?;
         } else {
             self.index().await?;
             if strategy == Strategy::Replace {
@@ -92,6 +106,7 @@ impl Load<'_> {
         if let Some([_, off]) = &identity {
             self.session.batch(off).await?;
         }
+        self.keep_refused().await?;
         Ok(stats)
     }
 
@@ -117,7 +132,13 @@ impl Load<'_> {
 
     async fn change(&mut self, stats: &mut MergeStats) -> Result<()> {
         if !self.key {
-            stats.upserted = self.execute(&self.statements.insert(false)).await?;
+            stats.upserted = self.bring(Part::Insert { empty: false }).await?;
+            return Ok(());
+        }
+        if self.refusals.is_some() {
+            // One thing at a time: of a merge it could not be told what of a row it did.
+            stats.deleted += self.bring(Part::Delete).await?;
+            stats.upserted = self.bring(Part::Update).await? + self.bring(Part::New).await?;
             return Ok(());
         }
         let way = self.way();
@@ -149,9 +170,23 @@ impl Load<'_> {
         }
     }
 
-    async fn execute(&mut self, statement: &str) -> Result<u64> {
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<u64> {
         tracing::debug!(table = %self.statements.table, statement, "changes a target table");
         self.session.run(statement, &[]).await
+    }
+
+    /// A text that a column's code page cannot hold would be stored with question marks.
+    async fn check_characters(&mut self) -> Result<()> {
+        if self.refusals.is_some() {
+            return self.refuse_unwritable().await;
+        }
+        let Some(query) = self.statements.find_unwritable() else { return Ok(()) };
+        let rows = self.session.rows(&query).await?;
+        let place = rows.first().map(|row| row.try_get::<i32, _>(0)).transpose()?.flatten().unwrap_or(-1);
+        match self.statements.unwritable_error(place) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
     }
 
     async fn count(&mut self, query: &str) -> Result<u64> {
@@ -161,26 +196,22 @@ impl Load<'_> {
     }
 }
 
-/// A text that a column's code page cannot hold would be stored with question marks.
-async fn check_characters(session: &mut Session, statements: &Statements) -> Result<()> {
-    let Some(query) = statements.find_unwritable() else { return Ok(()) };
-    let rows = session.rows(&query).await?;
-    let place = rows.first().map(|row| row.try_get::<i32, _>(0)).transpose()?.flatten().unwrap_or(-1);
-    match usize::try_from(place).ok().and_then(|place| statements.columns.get(place)) {
-        None => Ok(()),
-        Some(column) => Err(Error::new(
-            ErrorKind::Data,
-            "a text has a character that the code page of the target's column has not",
-        )
-        .with("column", &column.name)
-        .hint("make the column `nvarchar`, or give it a UTF-8 collation")),
+fn columns(
+    id: &TableId,
+    merge: &Merge,
+    relation: &Relation,
+    letters: bool,
+) -> Result<(Vec<Output>, Statements)> {
+    if letters {
+        check_changes_with_letters(id, merge)?;
+    } else {
+        check_changes(id, merge)?;
     }
-}
-
-fn columns(id: &TableId, merge: &Merge, relation: &Relation) -> Result<(Vec<Output>, Statements)> {
-    check_changes(id, merge)?;
     let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
-    let (outputs, columns) = columns.into_iter().unzip();
-    let statements = Statements { table: id.clone(), columns, deletes: merge.table.deletes };
-    Ok((outputs, statements))
+    let (mut outputs, columns): (Vec<_>, _) = columns.into_iter().unzip();
+    if letters {
+        outputs.push(Output::letter(merge.table.schema.fields().len()));
+    }
+    let deletes = merge.table.deletes;
+    Ok((outputs, Statements { table: id.clone(), columns, deletes, letters, among: None }))
 }

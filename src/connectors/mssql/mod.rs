@@ -18,6 +18,7 @@ mod position;
 mod preflight;
 mod prepare;
 mod read;
+mod refused;
 mod relation;
 mod rows;
 mod shape;

@@ -11,16 +11,26 @@
 //! A row is left alone when nothing in it differs. Equality is asked of the bits: under a collation
 //! `a` equals `A` and `a` followed by a blank, and neither change would ever arrive.
 
+use std::ops::Range;
+
 use super::kind::Kind;
 use super::shape::KEY_COLLATION;
 use crate::connectors::sql::{DELETED_AT, MSSQL};
+use crate::error::{Error, ErrorKind};
 use crate::table::TableId;
 use crate::target::Deletes;
 
+#[cfg(test)]
+mod tests;
 mod versions;
 
 /// The staging table. Private to the session, gone with it.
 pub(super) const STAGING: &str = "[#frazil_staging]";
+
+/// What a staged row is: as [`Op`](crate::delta::Op), or put aside, so that only its key means anything.
+const UPSERT: u8 = 0;
+const DELETE: u8 = 1;
+pub(super) const ASIDE: u8 = 2;
 
 /// What a change is brought in with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +60,10 @@ pub(super) struct Statements {
     pub(super) table: TableId,
     pub(super) columns: Vec<Column>,
     pub(super) deletes: Deletes,
+    /// Whether each staged row has a letter and a number, so that it can be left out alone.
+    pub(super) letters: bool,
+    /// Only what is staged with these numbers counts.
+    pub(super) among: Option<Range<i64>>,
 }
 
 impl Statements {
@@ -64,36 +78,41 @@ impl Statements {
             };
             format!("[c{index}] {}{collation} NULL, ", column.staged)
         });
+        let letters = if self.letters { "[letter] nvarchar(max) NULL, [number] bigint NULL, " } else { "" };
         format!(
-            "DROP TABLE IF EXISTS {STAGING}; CREATE TABLE {STAGING} ({}[op] tinyint NULL)",
+            "DROP TABLE IF EXISTS {STAGING}; CREATE TABLE {STAGING} ({}{letters}[op] tinyint NULL)",
             columns.collect::<String>()
         )
     }
 
     /// The names of its columns, for the bulk load.
     pub(super) fn staging_columns(&self) -> Vec<String> {
-        (0..self.columns.len()).map(|index| format!("[c{index}]")).chain(["[op]".to_owned()]).collect()
+        let own: &[&str] = if self.letters { &["[letter]", "[number]", "[op]"] } else { &["[op]"] };
+        let columns = (0..self.columns.len()).map(|index| format!("[c{index}]"));
+        columns.chain(own.iter().map(|name| (*name).to_owned())).collect()
     }
 
     /// One staged row by parameters: for values that a bulk load does not take.
     pub(super) fn insert_staged(&self) -> String {
-        let values: Vec<_> = self
-            .columns
-            .iter()
+        let own: &[&str] = if self.letters { &["nvarchar(max)", "bigint", "tinyint"] } else { &["tinyint"] };
+        let staged = self.columns.iter().map(|column| column.staged.as_str()).chain(own.iter().copied());
+        let values: Vec<_> = staged
             .enumerate()
             // A parameter's own precision may be more than any column has.
-            .map(|(index, column)| format!("CAST(@P{} AS {})", index + 1, column.staged))
+            .map(|(index, staged)| format!("CAST(@P{} AS {staged})", index + 1))
             .collect();
         format!(
-            "INSERT INTO {STAGING} ({}) VALUES ({}, CAST(@P{} AS tinyint))",
+            "INSERT INTO {STAGING} ({}) VALUES ({})",
             self.staging_columns().join(", "),
-            values.join(", "),
-            self.columns.len() + 1
+            values.join(", ")
         )
     }
 
-    /// Sorts the staged rows by key, and finds keys that come twice.
+    /// Sorts the staged rows by key, and finds keys that come twice; by number, where they are taken apart.
     pub(super) fn index_staging(&self) -> Option<String> {
+        if self.letters {
+            return Some(format!("CREATE UNIQUE CLUSTERED INDEX [frazil_staged] ON {STAGING} ([number])"));
+        }
         let key: Vec<_> = self.key().map(|(index, _)| format!("[c{index}]")).collect();
         (!key.is_empty()).then(|| {
             format!("CREATE UNIQUE CLUSTERED INDEX [frazil_staged] ON {STAGING} ({})", key.join(", "))
@@ -102,6 +121,37 @@ impl Statements {
 
     /// The first column in which a staged text has a character that its column's code page has not.
     pub(super) fn find_unwritable(&self) -> Option<String> {
+        let place = self.unwritable()?;
+        Some(format!(
+            "SELECT CAST(MAX({place}) AS int) AS place FROM {STAGING} AS s WHERE {}",
+            self.is(UPSERT)
+        ))
+    }
+
+    /// The numbers of the rows that have such a text, and its column's place.
+    pub(super) fn find_all_unwritable(&self) -> Option<String> {
+        let place = self.unwritable()?;
+        Some(format!(
+            "SELECT s.[number], CAST({place} AS int) AS place FROM {STAGING} AS s WHERE {} AND {place} >= 0",
+            self.is(UPSERT)
+        ))
+    }
+
+    /// What is wrong with the text of the column at a place; `None` for no place.
+    pub(super) fn unwritable_error(&self, place: i32) -> Option<Error> {
+        let column = self.columns.get(usize::try_from(place).ok()?)?;
+        Some(
+            Error::new(
+                ErrorKind::Data,
+                "a text has a character that the code page of the target's column has not",
+            )
+            .with("column", &column.name)
+            .hint("make the column `nvarchar`, or give it a UTF-8 collation"),
+        )
+    }
+
+    /// The place of the first column whose code page has not all characters of its text; -1 where all do.
+    fn unwritable(&self) -> Option<String> {
         let whens: Vec<_> = self
             .columns
             .iter()
@@ -113,12 +163,7 @@ impl Statements {
                 format!("WHEN {there} COLLATE {KEY_COLLATION} <> s.[c{index}] COLLATE {KEY_COLLATION} THEN {index}")
             })
             .collect();
-        (!whens.is_empty()).then(|| {
-            format!(
-                "SELECT CAST(MAX(CASE {} ELSE -1 END) AS int) AS place FROM {STAGING} AS s WHERE s.[op] = 0",
-                whens.join(" ")
-            )
-        })
+        (!whens.is_empty()).then(|| format!("CASE {} ELSE -1 END", whens.join(" ")))
     }
 
     /// Everything staged, into a table where no key can conflict. Of an empty one the whole is locked:
@@ -126,10 +171,11 @@ impl Statements {
     pub(super) fn insert(&self, empty: bool) -> String {
         let lock = if empty { " WITH (TABLOCK)" } else { "" };
         format!(
-            "INSERT INTO {}{lock} ({}) SELECT {} FROM {STAGING} AS s WHERE s.[op] = 0{}",
+            "INSERT INTO {}{lock} ({}) SELECT {} FROM {STAGING} AS s WHERE {}{}",
             MSSQL.table(&self.table),
             self.names(),
             self.values(),
+            self.is(UPSERT),
             self.in_order()
         )
     }
@@ -144,12 +190,13 @@ impl Statements {
         match self.deletes {
             Deletes::Ignore => None,
             Deletes::Hard if way == Way::Merge => None,
-            Deletes::Hard => Some(format!("DELETE t FROM {} WHERE s.[op] = 1", self.joined())),
+            Deletes::Hard => Some(format!("DELETE t FROM {} WHERE {}", self.joined(), self.is(DELETE))),
             Deletes::Soft => {
                 let name = MSSQL.ident(DELETED_AT);
                 Some(format!(
-                    "UPDATE t SET {name} = SYSUTCDATETIME() FROM {} WHERE s.[op] = 1 AND t.{name} IS NULL",
-                    self.joined()
+                    "UPDATE t SET {name} = SYSUTCDATETIME() FROM {} WHERE {} AND t.{name} IS NULL",
+                    self.joined(),
+                    self.is(DELETE)
                 ))
             }
         }
@@ -183,18 +230,21 @@ impl Statements {
         statement
     }
 
-    fn update(&self) -> Option<String> {
+    /// Rows staged as upserts whose key is there.
+    pub(super) fn update(&self) -> Option<String> {
         let (sets, differs) = self.changes()?;
-        Some(format!("UPDATE t SET {sets} FROM {} WHERE s.[op] = 0 AND {differs}", self.joined()))
+        Some(format!("UPDATE t SET {sets} FROM {} WHERE {} AND {differs}", self.joined(), self.is(UPSERT)))
     }
 
-    fn insert_new(&self) -> String {
+    /// Rows staged as upserts whose key is not there.
+    pub(super) fn insert_new(&self) -> String {
         let table = MSSQL.table(&self.table);
         format!(
-            "INSERT INTO {table} ({}) SELECT {} FROM {STAGING} AS s WHERE s.[op] = 0 AND NOT EXISTS \
+            "INSERT INTO {table} ({}) SELECT {} FROM {STAGING} AS s WHERE {} AND NOT EXISTS \
              (SELECT 1 FROM {table} AS t WITH (UPDLOCK, HOLDLOCK) WHERE {}){}",
             self.names(),
             self.values(),
+            self.is(UPSERT),
             self.by_key(),
             self.in_order()
         )
@@ -218,6 +268,26 @@ impl Statements {
         self.columns.iter().any(|column| column.identity).then(|| {
             ["ON", "OFF"].map(|state| format!("SET IDENTITY_INSERT {} {state}", MSSQL.table(&self.table)))
         })
+    }
+
+    /// Whether a staged row is an upsert, or a delete, and among those that count.
+    fn is(&self, op: u8) -> String {
+        match &self.among {
+            None => format!("s.[op] = {op}"),
+            Some(among) => {
+                format!("s.[op] = {op} AND s.[number] >= {} AND s.[number] < {}", among.start, among.end)
+            }
+        }
+    }
+
+    /// Takes staged rows out, and leaves them as a mark that their keys are there.
+    pub(super) fn put_aside(&self, numbers: &[i64]) -> String {
+        format!("UPDATE {STAGING} SET [op] = {ASIDE} WHERE [number] IN ({})", listed(numbers))
+    }
+
+    /// What is to be known of staged rows.
+    pub(super) fn staged_letters(&self, numbers: &[i64]) -> String {
+        format!("SELECT s.[number], s.[letter] FROM {STAGING} AS s WHERE s.[number] IN ({})", listed(numbers))
     }
 
     fn key(&self) -> impl Iterator<Item = (usize, &Column)> {
@@ -305,186 +375,6 @@ fn images(type_name: &str, value: &str) -> Vec<String> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use datafusion::sql::sqlparser::dialect::MsSqlDialect;
-    use datafusion::sql::sqlparser::parser::Parser;
-    use expect_test::{Expect, expect};
-
-    use super::super::encode::carry;
-    use super::*;
-    use crate::connectors::sql::Ended;
-
-    fn statements(deletes: Deletes) -> Statements {
-        use arrow::datatypes::{DataType as D, TimeUnit};
-        let column = |name: &str, type_name: &str, arrow: D, key: bool| {
-            let carried = carry(&arrow, type_name).unwrap();
-            Column {
-                name: name.into(),
-                type_name: type_name.into(),
-                collation: is_text(type_name).then(|| "Latin1_General_CI_AS".to_owned()),
-                staged: carried.staged,
-                cast: carried.cast,
-                key,
-                identity: name == "Id",
-            }
-        };
-        Statements {
-            table: TableId::new("Sales", "order"),
-            columns: vec![
-                column("Id", "bigint", D::Int64, true),
-                column("na]me", "nvarchar(100)", D::Utf8, false),
-                column("price", "money", D::Decimal128(19, 4), false),
-                column("day", "datetime", D::Timestamp(TimeUnit::Microsecond, None), false),
-                column("data", "varbinary(max)", D::Binary, false),
-            ],
-            deletes,
-        }
-    }
-
-    /// What the independent parser of the T-SQL dialect accepts, as text. It knows no hints on the table
-    /// that a statement changes, and no clustered indexes.
-    #[test]
-    fn versions() {
-        let at = chrono::DateTime::from_timestamp_millis(1_763_722_800_123).unwrap();
-        let all = statements(Deletes::Hard);
-        let mut text = String::new();
-        for which in [Ended::Others, Ended::Deleted, Ended::Changed] {
-            text += &all.end_versions(at, which).unwrap().map(|statement| statement + "\n").concat();
-        }
-        text += &all.begin_versions(at);
-        for statement in text.lines() {
-            Parser::parse_sql(&MsSqlDialect {}, statement).unwrap();
-        }
-        expect![[r#"
-            DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[_is_current] = 1 AND t.[_valid_from] >= CAST('2025-11-21T11:00:00.123000' AS datetime2(7)) AND NOT EXISTS (SELECT 1 FROM [#frazil_staging] AS s WHERE t.[Id] = s.[c0])
-            UPDATE t SET [_valid_to] = CAST('2025-11-21T11:00:00.123000' AS datetime2(7)), [_is_current] = 0 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[_is_current] = 1 AND NOT EXISTS (SELECT 1 FROM [#frazil_staging] AS s WHERE t.[Id] = s.[c0])
-            DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND t.[_valid_from] >= CAST('2025-11-21T11:00:00.123000' AS datetime2(7)) AND s.[op] = 1
-            UPDATE t SET [_valid_to] = CAST('2025-11-21T11:00:00.123000' AS datetime2(7)), [_is_current] = 0 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND s.[op] = 1
-            DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND t.[_valid_from] >= CAST('2025-11-21T11:00:00.123000' AS datetime2(7)) AND s.[op] = 0 AND EXISTS (SELECT s.[c1] COLLATE Latin1_General_100_BIN2, DATALENGTH(s.[c1]), CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], DATALENGTH(s.[c4]) EXCEPT SELECT t.[na]]me] COLLATE Latin1_General_100_BIN2, DATALENGTH(t.[na]]me]), t.[price], t.[day], t.[data], DATALENGTH(t.[data]))
-            UPDATE t SET [_valid_to] = CAST('2025-11-21T11:00:00.123000' AS datetime2(7)), [_is_current] = 0 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE t.[_is_current] = 1 AND s.[op] = 0 AND EXISTS (SELECT s.[c1] COLLATE Latin1_General_100_BIN2, DATALENGTH(s.[c1]), CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], DATALENGTH(s.[c4]) EXCEPT SELECT t.[na]]me] COLLATE Latin1_General_100_BIN2, DATALENGTH(t.[na]]me]), t.[price], t.[day], t.[data], DATALENGTH(t.[data]))
-            INSERT INTO [Sales].[order] ([Id], [na]]me], [price], [day], [data], [_valid_from], [_valid_to], [_is_current]) SELECT s.[c0], s.[c1], CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], COALESCE((SELECT MAX(t.[_valid_to]) FROM [Sales].[order] AS t WHERE t.[Id] = s.[c0] AND t.[_valid_to] > CAST('2025-11-21T11:00:00.123000' AS datetime2(7))), CAST('2025-11-21T11:00:00.123000' AS datetime2(7))), NULL, 1 FROM [#frazil_staging] AS s WHERE s.[op] = 0 AND NOT EXISTS (SELECT 1 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[Id] = s.[c0] AND t.[_is_current] = 1) ORDER BY s.[c0]"#]].assert_eq(&text);
-    }
-
-    fn check(text: &str, expected: Expect) {
-        let known = ["WITH (HOLDLOCK) ", "WITH (TABLOCK) ", "CLUSTERED "]
-            .iter()
-            .fold(text.to_owned(), |text, unknown| text.replace(unknown, ""));
-        if let Err(error) = Parser::parse_sql(&MsSqlDialect {}, &known) {
-            panic!("{error}: {text}");
-        }
-        expected.assert_eq(text);
-    }
-
-    #[test]
-    fn a_merge() {
-        let all = statements(Deletes::Hard);
-        check(
-            &all.create_staging(),
-            expect![
-                "DROP TABLE IF EXISTS [#frazil_staging]; CREATE TABLE [#frazil_staging] ([c0] bigint NULL, [c1] nvarchar(100) COLLATE Latin1_General_CI_AS NULL, [c2] decimal(19,4) NULL, [c3] datetime2(7) NULL, [c4] varbinary(max) NULL, [op] tinyint NULL)"
-            ],
-        );
-        check(
-            &all.index_staging().unwrap(),
-            expect!["CREATE UNIQUE CLUSTERED INDEX [frazil_staged] ON [#frazil_staging] ([c0])"],
-        );
-        check(
-            &all.count_deletes(),
-            expect![
-                "SELECT CAST(COUNT_BIG(*) AS bigint) AS gone FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE s.[op] = 1"
-            ],
-        );
-        assert_eq!(all.delete(Way::Merge), None);
-        check(
-            &all.upsert(Way::Merge).join("\n"),
-            expect![
-                "MERGE INTO [Sales].[order] WITH (HOLDLOCK) AS t USING [#frazil_staging] AS s ON t.[Id] = s.[c0] WHEN MATCHED AND s.[op] = 1 THEN DELETE WHEN MATCHED AND s.[op] = 0 AND EXISTS (SELECT s.[c1] COLLATE Latin1_General_100_BIN2, DATALENGTH(s.[c1]), CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], DATALENGTH(s.[c4]) EXCEPT SELECT t.[na]]me] COLLATE Latin1_General_100_BIN2, DATALENGTH(t.[na]]me]), t.[price], t.[day], t.[data], DATALENGTH(t.[data])) THEN UPDATE SET [na]]me] = s.[c1], [price] = CAST(s.[c2] AS money), [day] = CAST(s.[c3] AS datetime), [data] = s.[c4] WHEN NOT MATCHED BY TARGET AND s.[op] = 0 THEN INSERT ([Id], [na]]me], [price], [day], [data]) VALUES (s.[c0], s.[c1], CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4]);"
-            ],
-        );
-        check(
-            &all.insert_staged(),
-            expect![
-                "INSERT INTO [#frazil_staging] ([c0], [c1], [c2], [c3], [c4], [op]) VALUES (CAST(@P1 AS bigint), CAST(@P2 AS nvarchar(100)), CAST(@P3 AS decimal(19,4)), CAST(@P4 AS datetime2(7)), CAST(@P5 AS varbinary(max)), CAST(@P6 AS tinyint))"
-            ],
-        );
-    }
-
-    #[test]
-    fn where_a_merge_is_not_to_be_trusted() {
-        let all = statements(Deletes::Hard);
-        check(
-            &all.delete(Way::UpdateInsert).unwrap(),
-            expect![
-                "DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE s.[op] = 1"
-            ],
-        );
-        let upsert = all.upsert(Way::UpdateInsert);
-        check(
-            &upsert[0],
-            expect![
-                "UPDATE t SET [na]]me] = s.[c1], [price] = CAST(s.[c2] AS money), [day] = CAST(s.[c3] AS datetime), [data] = s.[c4] FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE s.[op] = 0 AND EXISTS (SELECT s.[c1] COLLATE Latin1_General_100_BIN2, DATALENGTH(s.[c1]), CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4], DATALENGTH(s.[c4]) EXCEPT SELECT t.[na]]me] COLLATE Latin1_General_100_BIN2, DATALENGTH(t.[na]]me]), t.[price], t.[day], t.[data], DATALENGTH(t.[data]))"
-            ],
-        );
-        check(
-            &upsert[1],
-            expect![
-                "INSERT INTO [Sales].[order] ([Id], [na]]me], [price], [day], [data]) SELECT s.[c0], s.[c1], CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4] FROM [#frazil_staging] AS s WHERE s.[op] = 0 AND NOT EXISTS (SELECT 1 FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.[Id] = s.[c0]) ORDER BY s.[c0]"
-            ],
-        );
-    }
-
-    #[test]
-    fn soft_deletes() {
-        let mut soft = statements(Deletes::Soft);
-        soft.columns.truncate(1);
-        check(
-            &soft.delete(Way::Merge).unwrap(),
-            expect![
-                "UPDATE t SET [_deleted_at] = SYSUTCDATETIME() FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) INNER JOIN [#frazil_staging] AS s ON t.[Id] = s.[c0] WHERE s.[op] = 1 AND t.[_deleted_at] IS NULL"
-            ],
-        );
-        check(
-            &soft.upsert(Way::Merge).join("\n"),
-            expect![
-                "MERGE INTO [Sales].[order] WITH (HOLDLOCK) AS t USING [#frazil_staging] AS s ON t.[Id] = s.[c0] WHEN MATCHED AND s.[op] = 0 AND t.[_deleted_at] IS NOT NULL THEN UPDATE SET [_deleted_at] = NULL WHEN NOT MATCHED BY TARGET AND s.[op] = 0 THEN INSERT ([Id]) VALUES (s.[c0]);"
-            ],
-        );
-    }
-
-    #[test]
-    fn a_first_load_and_a_replacement() {
-        let mut all = statements(Deletes::Ignore);
-        assert_eq!(all.delete(Way::Merge), None);
-        check(
-            &all.insert(true),
-            expect![
-                "INSERT INTO [Sales].[order] WITH (TABLOCK) ([Id], [na]]me], [price], [day], [data]) SELECT s.[c0], s.[c1], CAST(s.[c2] AS money), CAST(s.[c3] AS datetime), s.[c4] FROM [#frazil_staging] AS s WHERE s.[op] = 0 ORDER BY s.[c0]"
-            ],
-        );
-        check(
-            &all.delete_others(),
-            expect![
-                "DELETE t FROM [Sales].[order] AS t WITH (UPDLOCK, HOLDLOCK) WHERE NOT EXISTS (SELECT 1 FROM [#frazil_staging] AS s WHERE t.[Id] = s.[c0])"
-            ],
-        );
-        assert_eq!(all.identity_insert().unwrap()[0], "SET IDENTITY_INSERT [Sales].[order] ON");
-        all.columns.iter_mut().for_each(|column| column.key = false);
-        check(&all.delete_others(), expect!["DELETE FROM [Sales].[order]"]);
-        assert_eq!(all.index_staging(), None);
-    }
-
-    /// Trap: a code page has not all characters.
-    #[test]
-    fn characters_outside_of_a_code_page_are_looked_for() {
-        let mut all = statements(Deletes::Hard);
-        assert_eq!(all.find_unwritable(), None);
-        all.columns[1].type_name = "varchar(100)".into();
-        check(
-            &all.find_unwritable().unwrap(),
-            expect![
-                "SELECT CAST(MAX(CASE WHEN CAST(CAST(s.[c1] COLLATE Latin1_General_CI_AS AS varchar(max)) AS nvarchar(max)) COLLATE Latin1_General_100_BIN2 <> s.[c1] COLLATE Latin1_General_100_BIN2 THEN 1 ELSE -1 END) AS int) AS place FROM [#frazil_staging] AS s WHERE s.[op] = 0"
-            ],
-        );
-    }
+fn listed(numbers: &[i64]) -> String {
+    numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
 }

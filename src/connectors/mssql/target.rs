@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Target, TargetTable};
+use crate::target::{Applied, Merge, MergeStats, Refusals, Target, TargetTable};
 
 /// Pauses before each try to learn what became of a commit.
 const RECONNECT_AFTER: [Duration; 4] =
@@ -63,6 +63,30 @@ impl SqlServer {
         self.idle.lock().expect("no panic while it is held").push(session);
     }
 
+    async fn load(&self, merge: Merge, refusals: Option<Arc<dyn Refusals>>) -> Result<MergeStats> {
+        let mut session = self.session().await?;
+        let id = relation::locate(&mut session, &merge.table.id).await?;
+        let (stream, to) = (merge.stream.clone(), merge.to);
+        // A session that failed is dropped, and the server undoes what it left.
+        let stats = load::run(&mut session, &id, merge, refusals).await.map_err(|error| self.name(error))?;
+        match session.commit().await {
+            Ok(()) => self.give_back(session),
+            // The server said no.
+            Err(error) if number(&error).is_some() => return Err(self.name(error)),
+            // Nobody said anything: what counts is what is there.
+            Err(lost) => {
+                drop(session);
+                let mut session = self.reconnect().await?;
+                if control::applied(&mut session, &stream, &id).await? != Some(to) {
+                    return Err(self.name(lost));
+                }
+                self.give_back(session);
+            }
+        }
+        faults::point(faults::AFTER_LOAD)?;
+        Ok(stats)
+    }
+
     fn name(&self, error: Error) -> Error {
         error.with("connection", self.connection.name())
     }
@@ -95,27 +119,11 @@ impl Target for SqlServer {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        let mut session = self.session().await?;
-        let id = relation::locate(&mut session, &merge.table.id).await?;
-        let (stream, to) = (merge.stream.clone(), merge.to);
-        // A session that failed is dropped, and the server undoes what it left.
-        let stats = load::run(&mut session, &id, merge).await.map_err(|error| self.name(error))?;
-        match session.commit().await {
-            Ok(()) => self.give_back(session),
-            // The server said no.
-            Err(error) if number(&error).is_some() => return Err(self.name(error)),
-            // Nobody said anything: what counts is what is there.
-            Err(lost) => {
-                drop(session);
-                let mut session = self.reconnect().await?;
-                if control::applied(&mut session, &stream, &id).await? != Some(to) {
-                    return Err(self.name(lost));
-                }
-                self.give_back(session);
-            }
-        }
-        faults::point(faults::AFTER_LOAD)?;
-        Ok(stats)
+        self.load(merge, None).await
+    }
+
+    async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
+        self.load(merge, Some(refusals)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

@@ -72,6 +72,7 @@ impl Engine {
             connection,
             schemas: Vec::new(),
             identity: None,
+            abort: false,
             snapshot: false,
             temporary: BTreeMap::new(),
         };
@@ -98,6 +99,7 @@ impl Engine {
             connection,
             schemas: Vec::new(),
             identity: None,
+            abort: false,
             snapshot: false,
             temporary: BTreeMap::new(),
         };
@@ -122,6 +124,11 @@ impl Engine {
         rows
     }
 
+    /// Runs statements of SQLite's own on the tables behind the server: triggers.
+    pub(crate) fn behind(&self, sql: &str) {
+        self.open().execute_batch(sql).unwrap();
+    }
+
     /// A table's description, by its full name.
     pub(crate) fn table(&self, name: &str) -> Option<Table> {
         self.connect().table(name)
@@ -143,6 +150,8 @@ pub(crate) struct Connected {
     schemas: Vec<String>,
     /// The table whose identity takes values.
     identity: Option<String>,
+    /// `XACT_ABORT`: an error ends the transaction, and not its statement only.
+    abort: bool,
     snapshot: bool,
     temporary: BTreeMap<String, Table>,
 }
@@ -158,12 +167,14 @@ impl Backend for Connected {
             if statement.is_empty() {
                 continue;
             }
+            let within = !self.connection.is_autocommit();
             match self.statement(statement, &request.parameters) {
                 Ok(answer) => answers.push(answer),
                 Err(error) => {
-                    // XACT_ABORT: an error ends the transaction.
-                    if !self.connection.is_autocommit() {
+                    if self.abort && !self.connection.is_autocommit() {
                         self.connection.execute_batch("ROLLBACK").unwrap();
+                    }
+                    if within && self.connection.is_autocommit() {
                         answers.push(Answer::RolledBack);
                     }
                     answers.push(Answer::Error(error));
@@ -204,6 +215,22 @@ impl Connected {
         if starts(&["BEGIN"]) {
             self.execute(if self.snapshot { "BEGIN DEFERRED" } else { "BEGIN IMMEDIATE" }, &[])?;
             return Ok(Answer::Began);
+        }
+        if starts(&["SAVE", "TRANSACTION"]) {
+            let name = quoted(words[2].name().expect("a savepoint's name"));
+            self.execute(&format!("SAVEPOINT {name}"), &[])?;
+            return Ok(Answer::Count(0));
+        }
+        if starts(&["ROLLBACK", "TRANSACTION"])
+            && let Some(name) = words.get(2).and_then(Token::name)
+        {
+            let back = self.execute(&format!("ROLLBACK TO {}", quoted(name)), &[]);
+            return back.map(Answer::Count).map_err(|_| {
+                ServerError::new(
+                    3903,
+                    "The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION.",
+                )
+            });
         }
         if starts(&["COMMIT"]) {
             self.execute("COMMIT", &[])?;
@@ -251,6 +278,9 @@ impl Connected {
         if words.get(1).is_some_and(|word| word.is("IDENTITY_INSERT")) {
             let (table, length) = table_name(&words[2..]).expect("a table's name");
             self.identity = words[2 + length].is("ON").then_some(table);
+        }
+        if words.get(1).is_some_and(|word| word.is("XACT_ABORT")) {
+            self.abort = words[2].is("ON");
         }
         if words.get(1).is_some_and(|word| word.is("TRANSACTION")) {
             self.snapshot = words.iter().any(|word| word.is("SNAPSHOT"));
@@ -467,7 +497,11 @@ fn bind(statement: &mut rusqlite::Statement<'_>, parameters: &[(String, Value)])
 
 fn server_error(error: &rusqlite::Error, sql: &str) -> ServerError {
     let text = error.to_string();
-    let number = if text.contains("no such table") {
+    let number = if text.starts_with("refused") {
+        50_000
+    } else if text.starts_with("rolled back") {
+        3609
+    } else if text.contains("no such table") {
         208
     } else if text.contains("no such column") {
         207
