@@ -43,7 +43,8 @@ create table if not exists passes (
     error text,
     version text not null,
     rows_rejected integer,
-    read_whole integer
+    read_whole integer,
+    conflicts integer
 );
 create index if not exists passes_by_stream on passes (stream, id);
 ";
@@ -95,6 +96,8 @@ pub struct Pass {
     pub rows_deleted: Option<u64>,
     /// Rows that became dead letters, on either half.
     pub rows_rejected: Option<u64>,
+    /// Rows that source and target both changed.
+    pub conflicts: Option<u64>,
     /// The error's kind.
     pub error_kind: Option<String>,
     /// The error.
@@ -151,8 +154,8 @@ impl History {
             .execute(
                 "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
                  file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version, rows_rejected, \
-                 read_whole) \
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+                 read_whole, conflicts) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
                 params![
                     report.run.to_string(),
                     verb,
@@ -174,6 +177,7 @@ impl History {
                     env!("CARGO_PKG_VERSION"),
                     (extract.is_some() || load.is_some()).then(|| report.rejected() as i64),
                     extract.map(ExtractReport::is_whole),
+                    load.map(|load| load.conflicts as i64),
                 ],
             )
             .and_then(|_| {
@@ -258,7 +262,7 @@ fn list(words: &[String]) -> String {
 
 /// A file of an older version lacks columns. Two who add one at once both end with it.
 fn add_what_is_new(db: &Connection) -> rusqlite::Result<()> {
-    for column in ["rows_rejected", "read_whole"] {
+    for column in ["rows_rejected", "read_whole", "conflicts"] {
         let lacks = || db.prepare(&format!("select {column} from passes")).is_err();
         if lacks()
             && let Err(error) = db.execute_batch(&format!("alter table passes add column {column} integer"))
@@ -300,6 +304,7 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
         rows_upserted: count("rows_upserted")?,
         rows_deleted: count("rows_deleted")?,
         rows_rejected: count("rows_rejected")?,
+        conflicts: count("conflicts")?,
         error_kind: row.get("error_kind")?,
         error: row.get("error")?,
     })
@@ -364,8 +369,10 @@ mod tests {
     fn a_file_of_an_older_version_gets_what_is_new() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
-        let older =
-            TABLES.replace("not null,\n    rows_rejected integer,\n    read_whole integer", "not null");
+        let older = TABLES.replace(
+            "not null,\n    rows_rejected integer,\n    read_whole integer,\n    conflicts integer",
+            "not null",
+        );
         assert_ne!(older, TABLES);
         Connection::open(&path).unwrap().execute_batch(&older).unwrap();
         for _ in 0..2 {

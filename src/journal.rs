@@ -22,7 +22,7 @@ pub struct Deed {
     /// Who, as the system says; `http` for whoever asked a server by HTTP.
     pub who: String,
     /// What: `set`, `rollback`, `full_refresh`, `pause`, `resume`, `trigger`,
-    /// `dlq_replay`, `dlq_drop`.
+    /// `dlq_replay`, `dlq_drop`, `conflict_resolve`.
     pub deed: String,
     /// To which stream or lake table.
     pub subject: String,

@@ -10,6 +10,8 @@
 //! order. So one sort serves both. A whole table is not sorted: it is loaded into an empty target,
 //! where order saves less than the sort costs, and nothing comes twice.
 
+mod with_base;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +26,7 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::prelude::{SessionConfig, SessionContext, ident};
 use futures::{Stream, StreamExt, ready};
 
+pub use self::with_base::collapse_with_base;
 use crate::error::Result;
 use crate::lake::{DeltaExtent, SEQ_COLUMN, Stores, TableDelta};
 use crate::memory::Budget;

@@ -27,6 +27,18 @@ pub const LAKE_COLUMN_ID: &str = "frazil:lake-column-id";
 /// [`Op`](crate::delta::Op).
 pub const OP_COLUMN: &str = "_op";
 
+/// In changes that say what each row was before, the column before [`OP_COLUMN`]: `Int32`, 1 where there was
+/// such a row.
+pub const HAS_BASE: &str = "_has_base";
+
+/// In such changes, the column before [`HAS_BASE`]: the key as a text by which the row can be found again.
+pub const KEY_TEXT: &str = "_key_text";
+
+/// In such changes, the name of the column with the older value of a column.
+pub fn base_column(name: &str) -> String {
+    format!("_base_{name}")
+}
+
 /// The version of the Iceberg format that a table is written in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FormatVersion {

@@ -3,6 +3,8 @@
 //! The id of the snapshot that a table shows is written in the transaction that changes its rows.
 //! So a load can be repeated after any crash: it finds either the old id and old rows, or both new.
 
+mod conflicts;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,6 +16,10 @@ use datafusion::execution::SendableRecordBatchStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::conflicts::{
+    Clash, ConflictKind, ConflictPolicy, ConflictRules, Conflicts, Differs, FoundConflict, Met, Outcome,
+    Resolution, decide,
+};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Finding;
@@ -49,6 +55,18 @@ pub trait Target: Send + Sync {
         drop((merge, refusals));
         Err(Error::new(ErrorKind::Unsupported, "this target does not tell refused rows apart yet")
             .hint("set `on_reject: stop`"))
+    }
+
+    /// As [`apply`](Self::apply), with an eye on what others changed in the table: see [`Conflicts`]. Rows that
+    /// are compared stay locked until the commit.
+    ///
+    /// With [`Strategy::Merge`] the changes say what each row was when the table was loaded last: before `_op`
+    /// they have each column once more, by the name that [`base_column`](crate::table::base_column) gives it,
+    /// [`KEY_TEXT`](crate::table::KEY_TEXT) and [`HAS_BASE`](crate::table::HAS_BASE).
+    async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
+        drop((merge, conflicts));
+        Err(Error::new(ErrorKind::Unsupported, "this target does not tell yet what others changed in it")
+            .hint("set `conflicts: source_wins`"))
     }
 
     /// What is wrong or missing for loading this table: rights, settings.

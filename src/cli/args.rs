@@ -10,6 +10,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::compare::CompareArgs;
+use super::conflicts::ConflictsCommand;
 use super::dlq::DlqCommand;
 use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
@@ -141,6 +142,9 @@ pub(super) enum Command {
     /// Dead letters: rows that could not be carried
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Conflicts: rows that source and target both changed
+    #[command(subcommand)]
+    Conflicts(ConflictsCommand),
     /// Who changed state by hand: positions set, tables rolled back, streams paused
     Journal(JournalArgs),
     /// Print the JSON Schema of the configuration

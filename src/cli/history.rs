@@ -38,6 +38,7 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
                 "upserted",
                 "deleted",
                 "rejected",
+                "conflicts",
                 "error",
             ],
             &rows,
@@ -98,6 +99,7 @@ fn row(pass: &Pass) -> Vec<String> {
         count(pass.rows_upserted),
         count(pass.rows_deleted),
         count(pass.rows_rejected),
+        count(pass.conflicts),
         pass.error.clone().unwrap_or_default(),
     ]
 }

@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod compare;
+mod conflicts;
 mod demo;
 mod discover;
 mod dlq;
@@ -89,6 +90,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Maintain(args) => maintain::maintain(&global, &args).await,
         Command::State(command) => state::state(&global, &command).await,
         Command::Dlq(command) => dlq::dlq(&global, &command).await,
+        Command::Conflicts(command) => conflicts::conflicts(&global, &command).await,
         Command::Journal(args) => journal::journal(&global, &args),
         Command::Snapshots(args) => lake_table::snapshots(&global, &args).await,
         Command::Tag(args) => lake_table::tag(&global, &args).await,

@@ -171,8 +171,12 @@ fn loaded(load: &LoadReport) -> String {
         0 => String::new(),
         rejected => format!(", {} rejected", show_count(rejected)),
     };
+    let conflicts = match load.conflicts {
+        0 => String::new(),
+        conflicts => format!(", {} conflicts", show_count(conflicts)),
+    };
     format!(
-        "{} upserted, {} deleted{rejected} in the target ({})",
+        "{} upserted, {} deleted{rejected}{conflicts} in the target ({})",
         show_count(load.upserted),
         show_count(load.deleted),
         speed(load.staged, load.seconds),

@@ -10,6 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::MaintenanceEntry;
 use super::audit::AuditEntry;
+use super::conflicts::ConflictsEntry;
 use super::connections::ConnectionEntry;
 use super::lake::LakeEntry;
 use super::reject::Limit;
@@ -119,6 +120,9 @@ pub struct StreamEntry {
     pub on_reject: Option<OnReject>,
     /// How many rows of a pass may become dead letters: `100`, or a share, `0.1%`. Beyond it the pass fails.
     pub max_rejected: Option<Limit>,
+    /// Who wins where source and target both changed a row: `source_wins` (nobody looks), `target_wins`,
+    /// `last_write_wins`, `error`, `manual`; a map with `default`, `columns` and `last_write` says it by column.
+    pub conflicts: Option<ConflictsEntry>,
     /// What happens in the lake to a column that the source dropped. `keep`: it stays and is NULL from
     /// then on. `drop`: it goes, older snapshots still show it.
     pub dropped_columns: Option<DroppedColumns>,
@@ -178,6 +182,7 @@ impl StreamEntry {
             schema,
             on_reject,
             max_rejected,
+            conflicts,
             after,
             priority,
             disabled
@@ -221,6 +226,7 @@ impl StreamEntry {
             portion_bytes: self.portion.map_or(usual.portion_bytes, |portion| portion.0),
             on_reject: self.on_reject.unwrap_or_default(),
             max_rejected: self.max_rejected.map(|limit| limit.0),
+            conflicts: self.conflicts.as_ref().map(ConflictsEntry::rules).unwrap_or_default(),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! value. No message repeats a value that may be a secret.
 
 mod audit;
+mod conflicts;
 mod connections;
 mod decode;
 mod file;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::{Config, StreamEntry, schedule, shown, suggest};
+use super::{Config, StreamEntry, conflicts, schedule, shown, suggest};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::Schedule;
@@ -178,13 +178,17 @@ impl Config {
             }
             None => table.clone(),
         };
+        let settings = entry.settings.settings();
+        if target.is_some() {
+            conflicts::check(&settings).map_err(|error| self.at_setting(entry.name, "conflicts", error))?;
+        }
         Ok(Stream {
             name: table.to_string(),
             source: entry.source.clone(),
             source_table: table,
             lake_table,
             target,
-            settings: entry.settings.settings(),
+            settings,
         })
     }
 

@@ -11,6 +11,7 @@
 //! we do not alter beyond adding columns; then the error holds the statement to run. Columns that the
 //! lake renamed are found by [`Renames`].
 
+mod beside;
 mod loading;
 mod names;
 mod position;
@@ -18,7 +19,11 @@ mod reading;
 mod renames;
 mod versions;
 
-pub use loading::{DELETED_AT, History, check_changes, check_changes_with_letters, lake_ids, mark_deleted};
+pub use beside::{Comparison, Plan, Sides};
+pub use loading::{
+    DELETED_AT, History, check_changes, check_changes_with_base, check_changes_with_letters, lake_ids,
+    mark_deleted,
+};
 pub use names::{missing_column, missing_table, named_for_change};
 pub(crate) use position::as_text;
 pub use position::{Number, Stored};

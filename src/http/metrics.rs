@@ -17,6 +17,7 @@ pub(super) struct Totals {
     upserted: u64,
     deleted: u64,
     rejected: u64,
+    conflicts: u64,
     file_bytes: u64,
 }
 
@@ -25,6 +26,7 @@ impl Totals {
         *self.passes.entry(report.verdict.name()).or_default() += 1;
         self.seconds += report.seconds;
         self.rejected += report.rejected();
+        self.conflicts += report.conflicts();
         if let Some(extract) = &report.extract {
             self.extracted += extract.rows;
             self.file_bytes += extract.file_bytes;
@@ -39,13 +41,14 @@ impl Totals {
 /// One number of a stream, and what it is.
 type Counter = (&'static str, &'static str, fn(&Totals) -> f64);
 
-const COUNTERS: [Counter; 6] = [
+const COUNTERS: [Counter; 7] = [
     ("frazil_pass_seconds_total", "Time spent in passes.", |totals| totals.seconds),
     ("frazil_rows_extracted_total", "Rows committed to the lake.", |totals| totals.extracted as f64),
     ("frazil_file_bytes_total", "Bytes of the data files that hold them.", |totals| totals.file_bytes as f64),
     ("frazil_rows_upserted_total", "Rows inserted or updated in targets.", |totals| totals.upserted as f64),
     ("frazil_rows_deleted_total", "Rows deleted in targets, or marked so.", |totals| totals.deleted as f64),
     ("frazil_rows_rejected_total", "Rows that became dead letters.", |totals| totals.rejected as f64),
+    ("frazil_conflicts_total", "Rows that source and target both changed.", |totals| totals.conflicts as f64),
 ];
 
 /// A time of a stream, and what it is.
@@ -167,6 +170,7 @@ mod tests {
             frazil_rows_upserted_total{stream="a"} 0
             frazil_rows_deleted_total{stream="a"} 0
             frazil_rows_rejected_total{stream="a"} 0
+            frazil_conflicts_total{stream="a"} 0
             frazil_stream_state{stream="a\"b",state="running"} 1
             frazil_stream_running_since_timestamp_seconds{stream="a\"b"} 1.5"#]]
         .assert_eq(&lines.collect::<Vec<_>>().join("\n"));

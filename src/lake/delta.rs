@@ -78,10 +78,20 @@ impl LakeTable {
     /// A table that is only appended to cannot take rows back: a range in which its rows were rewritten
     /// or rolled back is refused.
     pub async fn delta(&self, from: Option<SnapshotId>, to: SnapshotId) -> Result<TableDelta> {
-        self.plan_delta(from, to).await.map_err(|error| error.with("table", &self.id))
+        self.plan_delta(from, to, false).await.map_err(|error| error.with("table", &self.id))
     }
 
-    async fn plan_delta(&self, from: Option<SnapshotId>, to: SnapshotId) -> Result<TableDelta> {
+    /// The same with all columns of the rows that were removed: what they were before.
+    pub async fn delta_with_base(&self, from: Option<SnapshotId>, to: SnapshotId) -> Result<TableDelta> {
+        self.plan_delta(from, to, true).await.map_err(|error| error.with("table", &self.id))
+    }
+
+    async fn plan_delta(
+        &self,
+        from: Option<SnapshotId>,
+        to: SnapshotId,
+        with_base: bool,
+    ) -> Result<TableDelta> {
         let metadata = self.table.metadata();
         if metadata.snapshot_by_id(to.0).is_none() {
             return Err(self.no_snapshot(to));
@@ -106,7 +116,7 @@ impl LakeTable {
         let (added, removed) = (count(&sides.added), count(&sides.removed));
         let one_row_a_key = self.mode() == TableMode::Merge && steps.len() <= 1 && removed == 0;
         Ok(TableDelta {
-            rows: Arc::new(self.delta_rows(sides, to)?),
+            rows: Arc::new(DeltaRows { with_base, ..self.delta_rows(sides, to)? }),
             with_ops: self.mode() != TableMode::Append,
             extent: if whole { DeltaExtent::Whole } else { DeltaExtent::Changes },
             one_row_a_key,
@@ -185,6 +195,7 @@ impl LakeTable {
             constants,
             key,
             sides,
+            with_base: false,
         })
     }
 }
@@ -240,6 +251,8 @@ struct DeltaRows {
     schema: SchemaRef,
     key: Vec<String>,
     sides: Sides,
+    /// Whether removed rows have all their columns.
+    with_base: bool,
 }
 
 impl fmt::Debug for DeltaRows {
@@ -305,7 +318,7 @@ impl DeltaRows {
         }
     }
 
-    /// Removed rows: their keys are read, the other columns are NULL.
+    /// Removed rows: of those that nobody asks for, the keys are read, and the other columns are NULL.
     async fn removed(
         &self,
         session: &dyn Session,
@@ -314,7 +327,9 @@ impl DeltaRows {
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
         let wanted = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let is_read = |index: &usize| {
-            *index >= self.columns.arrow.fields().len() || self.key.contains(self.schema.field(*index).name())
+            self.with_base
+                || *index >= self.columns.arrow.fields().len()
+                || self.key.contains(self.schema.field(*index).name())
         };
         let read: Vec<usize> = wanted.iter().copied().filter(is_read).collect();
         let input = self.side(&self.sides.removed, Op::Delete, Some(&read), limit).plan(session).await?;

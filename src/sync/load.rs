@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
+use super::conflicts::{Watch, with_keys};
 use super::letters::LoadLetters;
 use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef, batches};
 use crate::connectors;
@@ -39,8 +40,16 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
             .with("table", &stream.lake_table)
             .hint("run `frazil sync` first, or `frazil run`, which does both"));
     };
-    let mut report =
-        LoadReport { from: None, to: None, staged: 0, upserted: 0, deleted: 0, rejected: 0, seconds: 0.0 };
+    let mut report = LoadReport {
+        from: None,
+        to: None,
+        staged: 0,
+        upserted: 0,
+        deleted: 0,
+        rejected: 0,
+        conflicts: 0,
+        seconds: 0.0,
+    };
     let Some(snapshot) = table.current() else {
         return Ok(report);
     };
@@ -62,13 +71,17 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     }
     // Loading a snapshot once more takes a mark, or nobody could tell whether it was committed.
     let next = if applied == Some(goal) { goal.toward(snapshot) } else { goal };
+    let watch = Watch::of_load(context, stream, &table, applied, next)?;
     let merge = change(context, stream, &table, wanted.clone(), applied, next, progress).await?;
     let mut letters = LoadLetters::of_load(context, stream, &table, &merge);
     if let Some(letters) = &mut letters {
         letters.look(context, stream).await?;
     }
     let merge = letters.iter().fold(merge, |merge, letters| letters.watch(merge));
-    let mut outcome = batches::apply(&*target, merge, stream.settings.batch_rows).await;
+    let mut outcome = match &watch {
+        Some(watch) => target.apply_beside(merge, watch.clone()).await,
+        None => batches::apply(&*target, merge, stream.settings.batch_rows).await,
+    };
     if let (Some(letters), Err(error)) = (&letters, &outcome)
         && error.kind() == ErrorKind::Data
     {
@@ -86,6 +99,9 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     let stats = outcome.map_err(|error| error.with("stream", &stream.name))?;
     if next != goal {
         batches::arrive(&*target, &stream.name, wanted, next, goal).await?;
+    }
+    if let Some(watch) = &watch {
+        report.conflicts = watch.committed().await;
     }
     if let Some(letters) = &letters {
         report.rejected = letters.committed().await?;
@@ -136,8 +152,13 @@ async fn change(
         .and_then(|applied| applied.halfway)
         .is_some_and(|halfway| !table.is_ancestor(halfway.toward, goal.snapshot));
     let replaced = replaced || another || astray;
+    let beside = !stream.settings.conflicts.are_blind();
+    if beside && (another || astray) && !context.full_refresh {
+        return Err(Error::new(ErrorKind::Config, "what others changed in the target cannot be told any more")
+            .with("stream", &stream.name)
+            .hint("it shows another state than the lake ever had: `frazil load --full-refresh` makes it as the lake is, and what others changed is gone"));
+    }
     let from = applied.filter(|_| !replaced).map(|applied| applied.snapshot);
-    let delta = table.delta(from, goal.snapshot).await?;
     let strategy = match table.mode() {
         TableMode::Merge if wanted.versions => {
             let snapshots = table.snapshots();
@@ -150,10 +171,18 @@ async fn change(
         TableMode::Append => Strategy::Append,
         _ => Strategy::Merge,
     };
+    let beside = beside && strategy == Strategy::Merge;
+    let delta = match beside {
+        true => table.delta_with_base(from, goal.snapshot).await?,
+        false => table.delta(from, goal.snapshot).await?,
+    };
     let expected = delta.added + if delta.extent == DeltaExtent::Whole { 0 } else { delta.removed };
     progress.start(Some(expected));
     let runtime = merge::runtime(context.budget, context.lake.stores())?;
-    let changes = merge::collapse(&delta, &wanted.key, runtime).await?;
+    let changes = match beside {
+        true => with_keys(merge::collapse_with_base(&delta, &wanted.key, runtime).await?, &wanted.key),
+        false => merge::collapse(&delta, &wanted.key, runtime).await?,
+    };
     Ok(Merge {
         stream: stream.name.clone(),
         table: wanted,

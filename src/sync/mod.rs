@@ -12,6 +12,7 @@
 
 mod audit;
 mod batches;
+mod conflicts;
 mod contract;
 mod evolve;
 mod extract;
@@ -40,9 +41,13 @@ use crate::maintain;
 use crate::memory::Budget;
 use crate::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, OnGap, ValuePolicy};
 use crate::table::{FormatVersion, TableId};
-use crate::target::Deletes;
+use crate::target::{ConflictRules, Deletes};
 
 pub use audit::{Audit, AuditScope};
+pub use conflicts::{
+    Choice, ConflictCount, Record as ConflictRecord, conflicts, conflicts_of, count_conflicts,
+    resolve as resolve_conflict,
+};
 pub use contract::LeftOut;
 pub use evolve::evolution;
 pub use extract::extract;
@@ -131,6 +136,8 @@ pub struct StreamSettings {
     pub on_reject: OnReject,
     /// How many rows of a pass may be rejected; `None`: any number.
     pub max_rejected: Option<RejectLimit>,
+    /// Who wins where source and target both changed a row.
+    pub conflicts: ConflictRules,
 }
 
 impl Default for StreamSettings {
@@ -159,6 +166,7 @@ impl Default for StreamSettings {
             portion_bytes: DEFAULT_PORTION_BYTES,
             on_reject: OnReject::default(),
             max_rejected: None,
+            conflicts: ConflictRules::default(),
         }
     }
 }

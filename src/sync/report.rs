@@ -193,6 +193,8 @@ pub struct LoadReport {
     pub deleted: u64,
     /// Rows that the target refused: they are in the table of dead letters.
     pub rejected: u64,
+    /// Rows that source and target both changed: they are in the table of conflicts.
+    pub conflicts: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -289,6 +291,11 @@ impl StreamReport {
     pub fn rejected(&self) -> u64 {
         self.extract.as_ref().map_or(0, |extract| extract.rejected)
             + self.load.as_ref().map_or(0, |load| load.rejected)
+    }
+
+    /// Rows that source and target both changed.
+    pub fn conflicts(&self) -> u64 {
+        self.load.as_ref().map_or(0, |load| load.conflicts)
     }
 
     pub(super) fn close(&mut self, outcome: Result<()>) {

@@ -10,6 +10,7 @@ mod catalog_conformance;
 mod chaos;
 mod cli;
 mod compare;
+mod conflicts;
 mod crossings;
 mod damaged_files;
 mod dead_letters;

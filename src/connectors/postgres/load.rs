@@ -21,13 +21,13 @@ use super::control;
 use super::encode::{CHUNK, HEADER, Operations, Output, Rows, Staged, TRAILER, Wire};
 use super::prepare::{self, is_empty};
 use super::refused::Part;
-use super::statements::Statements;
+use super::statements::{Among, Extra, Statements};
 use crate::clients::postgres::translate;
-use crate::connectors::sql::{check_changes, check_changes_with_letters, endings};
+use crate::connectors::sql::{check_changes, check_changes_with_base, check_changes_with_letters, endings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::table::TableId;
-use crate::target::{LETTER_COLUMN, Merge, MergeStats, Refusals, Strategy};
+use crate::table::{HAS_BASE, KEY_TEXT, TableId, base_column};
+use crate::target::{Conflicts, LETTER_COLUMN, Merge, MergeStats, Refusals, Strategy};
 
 /// The planner is led to look rows up by key while a change is below this part of the table; above, it
 /// pays to read the table once. Measured: see `benches/README.md`.
@@ -40,15 +40,20 @@ const PATIENCE: &str = "60s";
 const INDEX_MEMORY: &str = "256MB";
 
 /// Staged rows from which the planner is told about them: below, its guess does no harm.
-const ANALYZE_FROM: u64 = 1_000;
+pub(super) const ANALYZE_FROM: u64 = 1_000;
+
+/// Who hears of rows that are not just written.
+#[derive(Default)]
+pub(super) struct Hears {
+    /// Where refused rows go; without it the first one ends the load.
+    pub(super) refusals: Option<Arc<dyn Refusals>>,
+    /// Who decides about rows that others changed; without it nobody looks.
+    pub(super) conflicts: Option<Arc<dyn Conflicts>>,
+}
 
 /// Runs the transaction up to, and without, its commit.
-pub(super) async fn run(
-    client: &Client,
-    id: &TableId,
-    merge: Merge,
-    refusals: Option<Arc<dyn Refusals>>,
-) -> Result<MergeStats> {
+pub(super) async fn run(client: &Client, id: &TableId, merge: Merge, hears: Hears) -> Result<MergeStats> {
+    let Hears { refusals, conflicts } = hears;
     if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
         return Err(Error::new(ErrorKind::Config, "a merge needs a key")
             .with("table", id)
@@ -62,18 +67,29 @@ pub(super) async fn run(
     let relation = catalog::relation(client, id).await?.ok_or_else(|| {
         Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
     })?;
-    let (outputs, statements) = columns(id, &merge, &relation, refusals.is_some())?;
+    let extra = match merge.strategy {
+        Strategy::Merge if conflicts.is_some() => Extra::Base,
+        _ if refusals.is_some() => Extra::Letters,
+        _ => Extra::Nothing,
+    };
+    let (outputs, statements) = columns(id, &merge, &relation, extra)?;
     let key_is_there = merge.table.key.is_empty() || relation.is_unique_by(&merge.table.stored_key());
     let fresh = is_empty(client, id).await?;
     let (stream, schema) = (merge.stream.clone(), merge.table.schema.clone());
     let mut load = Load { client, id, merge, relation, outputs, statements, refusals, refused: Vec::new() };
-    let stats = match load.merge.strategy {
+    let stats = match (load.merge.strategy, &conflicts) {
+        (Strategy::Merge, Some(conflicts)) => {
+            load.change_beside(conflicts.as_ref(), fresh, key_is_there).await?
+        }
         // Versions have columns of their own, which no copy fills.
-        Strategy::Versions { .. } => load.change(key_is_there).await?,
+        (Strategy::Versions { .. }, _) => load.change(key_is_there).await?,
         _ if fresh => load.fill(key_is_there).await?,
         _ => load.change(key_is_there).await?,
     };
     load.keep_refused().await?;
+    if let Some(conflicts) = &conflicts {
+        conflicts.keep().await?;
+    }
 
     faults::point(faults::IN_LOAD_TRANSACTION)?;
     control::note(client, &stream, id, stats.staged, &schema).await?;
@@ -82,8 +98,8 @@ pub(super) async fn run(
 
 pub(super) struct Load<'a> {
     pub(super) client: &'a Client,
-    id: &'a TableId,
-    merge: Merge,
+    pub(super) id: &'a TableId,
+    pub(super) merge: Merge,
     relation: Relation,
     outputs: Vec<Output>,
     pub(super) statements: Statements,
@@ -101,7 +117,7 @@ impl Load<'_> {
         Ok(stats)
     }
 
-    async fn add_key(&mut self, is_there: bool) -> Result<()> {
+    pub(super) async fn add_key(&mut self, is_there: bool) -> Result<()> {
         if !is_there {
             self.client.batch_execute(&format!("SET LOCAL maintenance_work_mem = '{INDEX_MEMORY}'")).await?;
             let key = self.merge.table.stored_key();
@@ -163,7 +179,7 @@ impl Load<'_> {
         Ok(stats)
     }
 
-    async fn stage(&mut self) -> Result<u64> {
+    pub(super) async fn stage(&mut self) -> Result<u64> {
         self.client.batch_execute(&self.statements.create_staging()).await.map_err(|error| {
             Error::from(error).hint(
                 "the user needs the right to make temporary tables: `GRANT TEMPORARY ON DATABASE … TO …`",
@@ -173,7 +189,7 @@ impl Load<'_> {
         Ok(self.copy(&copy, Operations::Written).await?.0)
     }
 
-    async fn lead_planner(&mut self, staged: u64) -> Result<()> {
+    pub(super) async fn lead_planner(&mut self, staged: u64) -> Result<()> {
         if staged >= ANALYZE_FROM {
             self.client.batch_execute(&self.statements.analyze_staging()).await?;
         }
@@ -275,38 +291,44 @@ fn columns(
     id: &TableId,
     merge: &Merge,
     relation: &Relation,
-    letters: bool,
+    extra: Extra,
 ) -> Result<(Vec<Output>, Statements)> {
-    if letters {
-        check_changes_with_letters(id, merge)?;
-    } else {
-        check_changes(id, merge)?;
+    match extra {
+        Extra::Letters => check_changes_with_letters(id, merge)?,
+        Extra::Base => check_changes_with_base(id, merge)?,
+        Extra::Nothing => check_changes(id, merge)?,
     }
     let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
-    let letter = Output {
-        index: merge.table.schema.fields().len(),
-        name: LETTER_COLUMN.to_owned(),
-        wire: Wire::Text,
-        key: false,
+    let width = merge.table.schema.fields().len();
+    let output = |(index, column): &(usize, super::statements::Column)| Output {
+        index: *index,
+        name: column.name.clone(),
+        wire: column.carried.wire.clone(),
+        key: column.key,
     };
-    let outputs = columns
-        .iter()
-        .map(|(index, column)| Output {
-            index: *index,
-            name: column.name.clone(),
-            wire: column.carried.wire.clone(),
-            key: column.key,
-        })
-        .chain(letters.then_some(letter))
-        .collect();
+    let mut outputs: Vec<Output> = columns.iter().map(output).collect();
+    let added = |index, name: &str, wire| Output { index, name: name.to_owned(), wire, key: false };
+    match extra {
+        Extra::Nothing => {}
+        Extra::Letters => outputs.push(added(width, LETTER_COLUMN, Wire::Text)),
+        Extra::Base => {
+            let older: Vec<Output> = outputs
+                .iter()
+                .map(|own| added(width + own.index, &base_column(&own.name), own.wire.clone()))
+                .collect();
+            outputs.extend(older);
+            outputs.push(added(2 * width, KEY_TEXT, Wire::Text));
+            outputs.push(added(2 * width + 1, HAS_BASE, Wire::Int4));
+        }
+    }
     let statements = Statements {
         table: id.clone(),
         columns: columns.into_iter().map(|(_, column)| column).collect(),
         key: merge.table.key.clone(),
         deletes: merge.table.deletes,
         overriding: relation.columns.iter().any(|column| column.identity_always),
-        letters,
-        among: None,
+        extra,
+        among: Among::All,
     };
     Ok((outputs, statements))
 }

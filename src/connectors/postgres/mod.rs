@@ -2,6 +2,7 @@
 
 use super::Connector;
 
+mod beside;
 mod catalog;
 mod choose;
 mod codec;

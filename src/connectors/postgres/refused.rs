@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use tokio_postgres::error::DbError;
 
 use super::load::Load;
+use super::statements::Among;
 use crate::error::{Error, ErrorKind, Result};
 use crate::target::Refused;
 
@@ -72,7 +73,7 @@ impl Load<'_> {
             }
         }
         self.refused.extend(refused);
-        self.statements.among = None;
+        self.statements.among = Among::All;
         Ok(changed)
     }
 
@@ -95,7 +96,7 @@ impl Load<'_> {
 
     /// Does a part with some of the staged rows, or nothing and says why the server refuses one of them.
     async fn attempt(&mut self, part: Part, from: i64, to: i64) -> Result<Result<u64, String>> {
-        self.statements.among = Some(from..to);
+        self.statements.among = Among::Numbers(from..to);
         let Some(statement) = self.statement(part) else { return Ok(Ok(0)) };
         self.client.batch_execute("SAVEPOINT frazil_part").await?;
         let done = self.client.execute(&statement, &[]).await;

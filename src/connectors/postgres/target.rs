@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::load::Hears;
 use super::{catalog, control, load, prepare};
 use crate::clients::postgres::translate;
 use crate::clients::postgres::{Session, connect};
@@ -14,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Refusals, Target, TargetTable};
+use crate::target::{Applied, Conflicts, Merge, MergeStats, Refusals, Target, TargetTable};
 
 /// Pauses before each try to learn what became of a commit.
 const RECONNECT_AFTER: [Duration; 4] =
@@ -57,12 +58,12 @@ impl Postgres {
         self.idle.lock().expect("no panic while it is held").push(session);
     }
 
-    async fn change(&self, merge: Merge, refusals: Option<Arc<dyn Refusals>>) -> Result<MergeStats> {
+    async fn change(&self, merge: Merge, hears: Hears) -> Result<MergeStats> {
         let session = self.session().await?;
         let id = catalog::locate(&session, &merge.table.id).await?;
         notice_the_end(&session).await;
         let (stream, to) = (merge.stream.clone(), merge.to);
-        let stats = match load::run(&session, &id, merge, refusals).await {
+        let stats = match load::run(&session, &id, merge, hears).await {
             Ok(stats) => stats,
             Err(error) => {
                 // Locks go at once; a session that cannot even do that is dropped and goes by itself.
@@ -120,11 +121,15 @@ impl Target for Postgres {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        self.change(merge, None).await
+        self.change(merge, Hears::default()).await
     }
 
     async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
-        self.change(merge, Some(refusals)).await
+        self.change(merge, Hears { refusals: Some(refusals), conflicts: None }).await
+    }
+
+    async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
+        self.change(merge, Hears { refusals: None, conflicts: Some(conflicts) }).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

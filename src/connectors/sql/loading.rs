@@ -7,7 +7,7 @@ use arrow::datatypes::{Field, Schema};
 
 use super::{Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::table::{LAKE_COLUMN_ID, OP_COLUMN, TableId};
+use crate::table::{HAS_BASE, KEY_TEXT, LAKE_COLUMN_ID, OP_COLUMN, TableId, base_column};
 use crate::target::{Deletes, LETTER_COLUMN, Merge, TargetTable};
 
 /// The column that marks deleted rows with `deletes: soft`.
@@ -43,6 +43,14 @@ pub fn check_changes(id: &TableId, merge: &Merge) -> Result<()> {
 /// The same for changes that say all of each row in a column of their own.
 pub fn check_changes_with_letters(id: &TableId, merge: &Merge) -> Result<()> {
     check_columns(id, merge, &[LETTER_COLUMN, OP_COLUMN])
+}
+
+/// The same for changes that say what each row was before.
+pub fn check_changes_with_base(id: &TableId, merge: &Merge) -> Result<()> {
+    let older: Vec<String> =
+        merge.table.schema.fields().iter().map(|field| base_column(field.name())).collect();
+    let ours: Vec<&str> = older.iter().map(String::as_str).chain([KEY_TEXT, HAS_BASE, OP_COLUMN]).collect();
+    check_columns(id, merge, &ours)
 }
 
 fn check_columns(id: &TableId, merge: &Merge, ours: &[&str]) -> Result<()> {

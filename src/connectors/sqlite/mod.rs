@@ -8,6 +8,7 @@
 //! SQLite is a library that blocks. Every database is used by one thread at a time; rows cross to
 //! the async world in batches, through channels with room for a few.
 
+mod beside;
 mod decode;
 mod describe;
 mod encode;

@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::beside::Beside;
 use super::shape::{self, CONTROL};
 use super::write::Writer;
 use crate::clients::sqlite::{File, on_a_thread};
@@ -30,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::{Finding, Severity};
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Refusals, Strategy, Target, TargetTable};
+use crate::target::{Applied, Conflicts, Merge, MergeStats, Refusals, Strategy, Target, TargetTable};
 
 /// One batch is written while the next is merged.
 const BATCHES_AHEAD: usize = 1;
@@ -53,10 +54,16 @@ impl SqliteTarget {
         on_a_thread(move || work(&file)).await
     }
 
-    async fn change(&self, merge: Merge, refusals: Option<Arc<dyn Refusals>>) -> Result<MergeStats> {
+    async fn change(
+        &self,
+        merge: Merge,
+        refusals: Option<Arc<dyn Refusals>>,
+        conflicts: Option<Arc<dyn Conflicts>>,
+    ) -> Result<MergeStats> {
         let Merge { stream, table, from, to, strategy, mut changes, rows: _ } = merge;
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
-        let move_ = Move { stream, table, from, to, strategy, refusals, runtime: Handle::current() };
+        let runtime = Handle::current();
+        let move_ = Move { stream, table, from, to, strategy, refusals, conflicts, runtime };
         let file = self.file.clone();
         let load = on_a_thread(move || load(&file, &move_, batches));
         while let Some(batch) = changes.next().await {
@@ -114,11 +121,15 @@ impl Target for SqliteTarget {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        self.change(merge, None).await
+        self.change(merge, None, None).await
     }
 
     async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
-        self.change(merge, Some(refusals)).await
+        self.change(merge, Some(refusals), None).await
+    }
+
+    async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
+        self.change(merge, None, Some(conflicts)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {
@@ -170,6 +181,8 @@ struct Move {
     strategy: Strategy,
     /// Where refused rows go; without it the first one ends the load.
     refusals: Option<Arc<dyn Refusals>>,
+    /// Who decides about rows that others changed; without it nobody looks.
+    conflicts: Option<Arc<dyn Conflicts>>,
     /// Where they are kept, while this thread waits.
     runtime: Handle,
 }
@@ -191,28 +204,10 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
             .with("stream", &move_.stream)
             .hint("nothing of this run was applied; the next run goes on from there"));
     }
-    let stats = {
-        let mut writer =
-            Writer::new(file, &database, &move_.table, move_.strategy, move_.refusals.as_deref())?;
-        loop {
-            match batches.blocking_recv() {
-                Some(Step::Batch(batch)) => writer.write(&batch)?,
-                Some(Step::Finish) => break,
-                None => {
-                    return Err(Error::new(
-                        ErrorKind::Transient,
-                        "the changes broke off; nothing was applied",
-                    )
-                    .with("table", &move_.table.id));
-                }
-            }
-        }
-        let refused = writer.refused()?;
-        if let (Some(refusals), false) = (&move_.refusals, refused.is_empty()) {
-            move_.runtime.block_on(refusals.keep(refused))?;
-        }
-        writer.stats()
-    };
+    let stats = write(file, &database, move_, &mut batches)?;
+    if let Some(conflicts) = &move_.conflicts {
+        move_.runtime.block_on(conflicts.keep())?;
+    }
     let columns = serde_json::to_string(&lake_ids(&move_.table.schema)).expect("names are text");
     database
         .execute(
@@ -235,6 +230,37 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
     database.execute_batch("COMMIT").map_err(failed)?;
     faults::point(faults::AFTER_LOAD)?;
     Ok(stats)
+}
+
+/// Writes all batches.
+fn write(
+    file: &File,
+    database: &Database,
+    move_: &Move,
+    batches: &mut mpsc::Receiver<Step>,
+) -> Result<MergeStats> {
+    let mut each = |write: &mut dyn FnMut(&RecordBatch) -> Result<()>| loop {
+        match batches.blocking_recv() {
+            Some(Step::Batch(batch)) => write(&batch)?,
+            Some(Step::Finish) => return Ok(()),
+            None => {
+                return Err(Error::new(ErrorKind::Transient, "the changes broke off; nothing was applied")
+                    .with("table", &move_.table.id));
+            }
+        }
+    };
+    if let (Strategy::Merge, Some(conflicts)) = (move_.strategy, &move_.conflicts) {
+        let mut beside = Beside::new(file, database, &move_.table, conflicts.as_ref())?;
+        each(&mut |batch| beside.write(batch))?;
+        return beside.finish();
+    }
+    let mut writer = Writer::new(file, database, &move_.table, move_.strategy, move_.refusals.as_deref())?;
+    each(&mut |batch| writer.write(batch))?;
+    let refused = writer.refused()?;
+    if let (Some(refusals), false) = (&move_.refusals, refused.is_empty()) {
+        move_.runtime.block_on(refusals.keep(refused))?;
+    }
+    Ok(writer.stats())
 }
 
 /// Columns that the lake does not have any more stay noted: the table keeps them, and their names may

@@ -44,23 +44,7 @@ impl<'a> Writer<'a> {
     ) -> Result<Self> {
         let failed = |error| file.error(error).with("table", &table.id);
         let name = shape::local(&table.id);
-        let generated: Vec<String> = shape::present(database, &name)
-            .map_err(failed)?
-            .into_iter()
-            .filter(|column| column.generated)
-            .map(|column| column.name)
-            .collect();
-        let fields: Vec<FieldRef> =
-            table.schema.fields().iter().filter(|field| !generated.contains(field.name())).cloned().collect();
-        let key: Vec<FieldRef> = table
-            .key
-            .iter()
-            .map(|name| fields.iter().find(|field| field.name() == name).cloned())
-            .collect::<Option<_>>()
-            .ok_or_else(|| {
-                Error::new(ErrorKind::Schema, "a key column is missing or computed in the target")
-                    .with("table", &table.id)
-            })?;
+        let (fields, key) = written(file, database, table)?;
         if strategy == Strategy::Merge && key.is_empty() {
             return Err(Error::new(ErrorKind::Internal, "a merge needs a key").with("table", &table.id));
         }
@@ -171,7 +155,29 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn execute(
+/// The columns that are written, and those of the key.
+pub(super) fn written(
+    file: &File,
+    database: &Database,
+    table: &TargetTable,
+) -> Result<(Vec<FieldRef>, Vec<FieldRef>)> {
+    let generated: Vec<String> = shape::present(database, &shape::local(&table.id))
+        .map_err(|error| file.error(error).with("table", &table.id))?
+        .into_iter()
+        .filter(|column| column.generated)
+        .map(|column| column.name)
+        .collect();
+    let fields: Vec<FieldRef> =
+        table.schema.fields().iter().filter(|field| !generated.contains(field.name())).cloned().collect();
+    let key = table.key.iter().map(|name| fields.iter().find(|field| field.name() == name).cloned());
+    let key = key.collect::<Option<_>>().ok_or_else(|| {
+        Error::new(ErrorKind::Schema, "a key column is missing or computed in the target")
+            .with("table", &table.id)
+    })?;
+    Ok((fields, key))
+}
+
+pub(super) fn execute(
     statement: &mut Statement<'_>,
     cells: &[Cells],
     row: usize,
@@ -189,7 +195,7 @@ fn is_of_the_row(error: &rusqlite::Error) -> bool {
         || matches!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig))
 }
 
-fn refused_error(file: &File, table: &TargetTable, error: rusqlite::Error) -> Error {
+pub(super) fn refused_error(file: &File, table: &TargetTable, error: rusqlite::Error) -> Error {
     let error = match error {
         rusqlite::Error::ToSqlConversionFailure(source) => {
             Error::new(ErrorKind::Data, source.to_string()).hint("carry the column as text")
@@ -199,7 +205,7 @@ fn refused_error(file: &File, table: &TargetTable, error: rusqlite::Error) -> Er
     error.with("table", &table.id)
 }
 
-fn names(fields: &[FieldRef]) -> Vec<String> {
+pub(super) fn names(fields: &[FieldRef]) -> Vec<String> {
     fields.iter().map(|field| field.name().clone()).collect()
 }
 
@@ -213,8 +219,15 @@ fn insert_sql(table: &str, fields: &[FieldRef]) -> String {
     )
 }
 
-/// Writes only what differs: compared byte by byte, whatever the column's collation says.
+/// Writes only what differs.
 fn upsert_sql(table: &str, fields: &[FieldRef], key: &[String], deletes: Deletes) -> String {
+    let insert = insert_sql(table, fields);
+    format!("{insert} {}", on_conflict(table, fields, key, deletes))
+}
+
+/// What becomes of a row that is there, and nothing if it is the same: compared byte by byte, whatever the
+/// column's collation says.
+pub(super) fn on_conflict(table: &str, fields: &[FieldRef], key: &[String], deletes: Deletes) -> String {
     let name = SQLITE.ident(table);
     let mut set = Vec::new();
     let mut differs = Vec::new();
@@ -233,7 +246,7 @@ fn upsert_sql(table: &str, fields: &[FieldRef], key: &[String], deletes: Deletes
     } else {
         format!("UPDATE SET {} WHERE {}", set.join(", "), differs.join(" OR "))
     };
-    format!("{} ON CONFLICT ({}) DO {action}", insert_sql(table, fields), SQLITE.list(key))
+    format!("ON CONFLICT ({}) DO {action}", SQLITE.list(key))
 }
 
 fn delete_sql(table: &str, key: &[String], deletes: Deletes) -> String {

@@ -231,11 +231,11 @@ impl Refusals for Keeper {
 const DELETE: &str = "d";
 const UPSERT: &str = "u";
 
-pub(super) fn name_by_key(key: &str) -> String {
+pub(in crate::sync) fn name_by_key(key: &str) -> String {
     letter::name(&[Leg::Load.name(), key])
 }
 
-pub(super) fn keys_of(batch: &RecordBatch, key: &[String]) -> Result<Vec<String>> {
+pub(in crate::sync) fn keys_of(batch: &RecordBatch, key: &[String]) -> Result<Vec<String>> {
     let places: Vec<usize> =
         key.iter().map(|name| batch.schema_ref().index_of(name)).collect::<Result<_, _>>()?;
     letter::rows_as_json(&batch.project(&places)?)
@@ -267,7 +267,7 @@ fn with_letters(changes: SendableRecordBatchStream, key: &[String]) -> SendableR
     })
 }
 
-fn each(
+pub(in crate::sync) fn each(
     changes: SendableRecordBatchStream,
     schema: Arc<Schema>,
     what: impl Fn(RecordBatch) -> Result<RecordBatch> + Send + 'static,

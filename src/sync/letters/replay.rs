@@ -144,8 +144,9 @@ async fn into_target(
     letters.committed().await.map(drop)
 }
 
-/// The rows of letters as a snapshot has them; rows that it does not have are to be deleted.
-async fn changes(
+/// Rows, by the names and keys of their letters, as a snapshot has them; those that it does not have are to be
+/// deleted.
+pub(in crate::sync) async fn changes(
     context: &Context,
     table: &LakeTable,
     at: crate::delta::SnapshotId,

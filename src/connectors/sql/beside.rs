@@ -1,0 +1,140 @@
+//! What targets share that look at what others changed in a table.
+//!
+//! ```text
+//! staging (ours, and what we wrote last) ─┐
+//!                                         ├─▶ Comparison: marks of the rows that somebody touched ─▶ Plan
+//! table   (what is there)                 ─┘                            leave, mix, take, and what to log
+//! ```
+//!
+//! Both sides of a load are staged in columns of the target's own types, so what is compared is what the
+//! table would hold: a text cut or padded, a number rounded on its way in is no change of somebody else's.
+
+use super::Alters;
+use super::Dialect;
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableId;
+use crate::target::{Clash, ConflictRules, Deletes, Met, Outcome, decide};
+
+/// The three values of a column, as expressions.
+#[derive(Debug, Clone)]
+pub struct Sides {
+    /// What we wrote last.
+    pub base: String,
+    /// What the source has.
+    pub source: String,
+    /// What is there.
+    pub target: String,
+}
+
+/// A statement that finds the rows that somebody else touched. `s` is the staging table in it, with `n`, `op`
+/// and `b`, 1 where a row was there before.
+pub struct Comparison<'a> {
+    /// The database.
+    pub dialect: &'a Dialect,
+    /// `FROM … s LEFT JOIN … t …`
+    pub from: String,
+    /// Holds where the target has the row.
+    pub there: String,
+    /// The staged row's number.
+    pub number: &'a str,
+    /// Columns that are no key.
+    pub sides: Vec<Sides>,
+    /// Which of these says when the row was written.
+    pub last_write: Option<usize>,
+    /// What happens to deleted rows.
+    pub deletes: Deletes,
+    /// A condition that holds where two values of one column differ.
+    pub differ: &'a dyn Fn(usize, &str, &str) -> String,
+}
+
+impl Comparison<'_> {
+    /// `SELECT` number and marks, as [`Met::parse`] reads them.
+    pub fn statement(&self) -> String {
+        let (mut marks, mut changed, mut apart) = (Vec::new(), Vec::new(), Vec::new());
+        marks.extend(["s.b = 1", "s.op = 0", self.there.as_str()].map(mark));
+        let newer = self.last_write.map(|place| &self.sides[place]);
+        marks.push(newer.map_or_else(
+            || "'0'".to_owned(),
+            |Sides { source, target, .. }| mark(&format!("{target} IS NULL OR {source} >= {target}")),
+        ));
+        for (place, Sides { base, source, target }) in self.sides.iter().enumerate() {
+            let [by_target, by_source, between] =
+                [(target, base), (source, base), (target, source)].map(|(a, b)| (self.differ)(place, a, b));
+            marks.extend([mark(&by_target), mark(&by_source), mark(&between)]);
+            changed.push(by_target);
+            apart.push(between);
+        }
+        let there = &self.there;
+        let mut touched = format!(
+            "(({there} AND s.b = 1 AND {}) OR ({there} AND s.b = 0 AND s.op = 0 AND {}) \
+             OR (NOT ({there}) AND s.b = 1 AND s.op = 0))",
+            any(&changed),
+            any(&apart)
+        );
+        if self.deletes == Deletes::Ignore {
+            touched = format!("s.op = 0 AND {touched}");
+        }
+        let together = if self.dialect.alters == Alters::TransactSql { " + " } else { " || " };
+        format!("SELECT {}, {} {} WHERE {touched}", self.number, marks.join(together), self.from)
+    }
+}
+
+fn mark(condition: &str) -> String {
+    format!("CASE WHEN {condition} THEN '1' ELSE '0' END")
+}
+
+fn any(conditions: &[String]) -> String {
+    if conditions.is_empty() { "1 = 0".to_owned() } else { format!("({})", conditions.join(" OR ")) }
+}
+
+/// What is to be done with some of the rows that somebody touched. All others are taken as they come.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Staged rows that are not applied.
+    pub leave: Vec<i64>,
+    /// Staged rows of which some columns are not applied, with a mark for each column: `1` keeps what is there.
+    pub mix: Vec<(i64, String)>,
+    /// Conflicts to log.
+    pub clashes: Vec<(i64, Clash)>,
+}
+
+impl Plan {
+    /// Decides about rows by what a [`Comparison`] says of them. `columns` are those that are no key.
+    pub fn of(
+        rules: &ConflictRules,
+        columns: &[&str],
+        met: impl IntoIterator<Item = Result<(i64, String)>>,
+    ) -> Result<Self> {
+        let policies: Vec<_> = columns.iter().map(|column| rules.of(column)).collect();
+        let mut plan = Self::default();
+        for row in met {
+            let (number, marks) = row?;
+            let (outcome, clash) = decide(&policies, rules.default, &Met::parse(&marks)?);
+            match outcome {
+                Outcome::Take => {}
+                Outcome::Leave => plan.leave.push(number),
+                Outcome::Mix(kept) => {
+                    let marks = kept.into_iter().map(|kept| if kept { '1' } else { '0' }).collect();
+                    plan.mix.push((number, marks));
+                }
+            }
+            plan.clashes.extend(clash.map(|clash| (number, clash)));
+        }
+        Ok(plan)
+    }
+
+    /// Where the column is that says when a row was written, if any policy asks for it.
+    pub fn last_write(rules: &ConflictRules, table: &TableId, columns: &[&str]) -> Result<Option<usize>> {
+        if !rules.need_last_write() {
+            return Ok(None);
+        }
+        let name = rules.last_write.as_deref().unwrap_or_default();
+        match columns.iter().position(|column| *column == name) {
+            Some(place) => Ok(Some(place)),
+            None => Err(Error::new(ErrorKind::Config, "the target has no column of the stream by this name")
+                .with("table", table)
+                .with("last_write", name)
+                .hint("set `last_write` to a column of the stream that says when a row was written, and is no key")),
+        }
+    }
+}
