@@ -131,10 +131,13 @@ impl Plan {
         let name = rules.last_write.as_deref().unwrap_or_default();
         match columns.iter().position(|column| *column == name) {
             Some(place) => Ok(Some(place)),
-            None => Err(Error::new(ErrorKind::Config, "the target has no column of the stream by this name")
-                .with("table", table)
-                .with("last_write", name)
-                .hint("set `last_write` to a column of the stream that says when a row was written, and is no key")),
+            None => Err(Error::new(
+                ErrorKind::Config,
+                "the target computes the column that says when a row was written",
+            )
+            .with("table", table)
+            .with("last_write", name)
+            .hint("set `last_write` to a column that the stream writes")),
         }
     }
 }

@@ -237,6 +237,13 @@ fn check(rules: &ConflictRules, table: &LakeTable) -> Result<()> {
         let message = format!("a table of more than {MOST_COLUMNS} columns is too wide for `conflicts`");
         return Err(Error::new(ErrorKind::Unsupported, message).hint("leave columns out with `columns`"));
     }
+    if let Some(name) = rules.last_write.as_ref().filter(|_| rules.need_last_write())
+        && (columns.column_with_name(name).is_none() || key.contains(name))
+    {
+        return Err(wrong("the stream has no column that says when a row was written by this name")
+            .with("last_write", name)
+            .hint("set `last_write` to a column of the stream that is no key"));
+    }
     if let Some(name) = rules.columns.keys().find(|name| columns.column_with_name(name).is_none()) {
         return Err(wrong("`conflicts` names a column that the stream does not have").with("column", name));
     }

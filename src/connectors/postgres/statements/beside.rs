@@ -98,9 +98,13 @@ impl Statements {
         )
     }
 
-    /// How many rows are staged that the table did not have.
-    pub(in super::super) fn count_new(&self) -> String {
-        format!("SELECT count(*) FROM {STAGING} AS s WHERE s.op = 0 AND NOT {LOCKED}")
+    /// How many rows are staged that the table did not have; of them, how many it has now.
+    pub(in super::super) fn count_new(&self, there_now: bool) -> String {
+        let joined = match there_now {
+            true => format!(" JOIN {} AS t ON {}", quoted(&self.table), self.by_key()),
+            false => String::new(),
+        };
+        format!("SELECT count(*) FROM {STAGING} AS s{joined} WHERE s.op = 0 AND NOT {LOCKED}")
     }
 
     /// Inserts these, unless somebody did by now.
