@@ -628,7 +628,7 @@ fn merged(
         (base, Some(source), Some(target)) => {
             let newer = source.2 >= target.2;
             let (mut row, mut clash) = (Vec::new(), false);
-            for at in 0..3 {
+            for (at, policy) in policies.iter().enumerate() {
                 let (ours, theirs) = (cells(source)[at].clone(), cells(target)[at].clone());
                 let was = base.map(|base| cells(base)[at].clone());
                 if ours == theirs || was.as_ref() == Some(&theirs) {
@@ -636,9 +636,8 @@ fn merged(
                     continue;
                 }
                 let both = was.as_ref() != Some(&ours);
-                let takes =
-                    policies[at] == "source_wins" || (both && policies[at] == "last_write_wins" && newer);
-                clash |= both || policies[at] == "source_wins";
+                let takes = *policy == "source_wins" || (both && *policy == "last_write_wins" && newer);
+                clash |= both || *policy == "source_wins";
                 row.push(if takes { ours } else { theirs });
             }
             let [email, status, at] = row.try_into().unwrap();

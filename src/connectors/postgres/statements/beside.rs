@@ -58,7 +58,7 @@ impl Statements {
                 .enumerate()
                 .map(|(index, column)| format!("{} AS {}", which(index), POSTGRES.ident(&column.name)))
                 .collect();
-            format!("(SELECT row_to_json(r)::text FROM (SELECT {}) AS r)", columns.join(", "))
+            format!("(SELECT row_to_json(r.*)::text FROM (SELECT {}) AS r)", columns.join(", "))
         };
         let source = |index| self.value(index);
         let base = |index| self.staged_value('b', index);
