@@ -3,14 +3,19 @@
 //! Each client turns foreign errors into ours in one function, and shows no password.
 
 pub(crate) mod mssql;
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 pub(crate) mod text;
 
 use std::io;
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+
+use crate::error::{Error, ErrorKind, Result};
 
 /// A silent peer is asked after this time, then at this interval, this many times.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 6);
@@ -31,4 +36,22 @@ fn first_lower(message: &str) -> String {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
     }
+}
+
+/// Some clients ask the process which cryptography to use; everything else here says it by itself.
+fn use_our_cryptography() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Whoever was first has decided, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+/// A part of a URL without its percent-encoding. A plus stays a plus.
+fn percent_decoded(text: &str) -> Result<String> {
+    let pair = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
+    let value = url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned());
+    value.filter(|value| !value.contains('\u{fffd}')).ok_or_else(|| {
+        Error::new(ErrorKind::Config, "the URL is not percent-encoded properly").hint("write `%` as `%25`")
+    })
 }

@@ -1,6 +1,8 @@
 //! The databases. Each is one folder here and one line in [`CONNECTORS`].
 
 pub mod mssql;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod postgres;
 pub mod sql;
 pub mod sqlite;
@@ -26,7 +28,13 @@ pub struct Connector {
 }
 
 /// All of them.
-pub const CONNECTORS: &[Connector] = &[postgres::CONNECTOR, sqlite::CONNECTOR, mssql::CONNECTOR];
+pub const CONNECTORS: &[Connector] = &[
+    postgres::CONNECTOR,
+    sqlite::CONNECTOR,
+    mssql::CONNECTOR,
+    #[cfg(feature = "mysql")]
+    mysql::CONNECTOR,
+];
 
 /// The source behind a connection.
 pub fn source(connection: &Connection) -> Result<Arc<dyn Source>> {

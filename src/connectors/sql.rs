@@ -20,6 +20,7 @@ mod renames;
 mod versions;
 
 pub use beside::{Comparison, Plan, Sides};
+pub(super) use loading::json;
 pub use loading::{
     DELETED_AT, History, check_changes, check_changes_with_base, check_changes_with_letters, lake_ids,
     mark_deleted,
@@ -42,8 +43,8 @@ use crate::table::TableId;
 pub struct Dialect {
     /// The database, for messages.
     pub name: &'static str,
-    /// The longest name in bytes, or in UTF-16 units where it is SQL Server's; longer ones would be cut off
-    /// without an error, or refused.
+    /// The longest name in bytes, in UTF-16 units where it is SQL Server's, in characters where it is MySQL's;
+    /// longer ones would be cut off without an error, or refused.
     pub longest_name: usize,
     /// How a column is altered.
     pub alters: Alters,
@@ -56,6 +57,8 @@ pub enum Alters {
     Standard,
     /// `ALTER COLUMN c t NULL`: type and nullability together. Names stand in brackets.
     TransactSql,
+    /// `MODIFY COLUMN c t NULL`: type and nullability together. Names stand in backticks.
+    MySql,
     /// Not at all: a column stays as it was made.
     Never,
 }
@@ -69,11 +72,15 @@ pub static SQLITE: Dialect = Dialect { name: "sqlite", longest_name: usize::MAX,
 /// SQL Server: a name is a `sysname`.
 pub static MSSQL: Dialect = Dialect { name: "SQL Server", longest_name: 128, alters: Alters::TransactSql };
 
+/// MySQL and MariaDB.
+pub static MYSQL: Dialect = Dialect { name: "MySQL", longest_name: 64, alters: Alters::MySql };
+
 impl Dialect {
     /// A name, quoted: case, reserved words, spaces and quotes are kept as they are.
     pub fn ident(&self, name: &str) -> String {
         match self.alters {
             Alters::TransactSql => format!("[{}]", name.replace(']', "]]")),
+            Alters::MySql => format!("`{}`", name.replace('`', "``")),
             _ => format!("\"{}\"", name.replace('"', "\"\"")),
         }
     }
@@ -97,8 +104,11 @@ impl Dialect {
             "a name is empty".to_owned()
         } else if name.contains('\0') {
             "a name contains a NUL character".to_owned()
-        } else if self.alters == Alters::TransactSql {
-            let units = name.encode_utf16().count();
+        } else if matches!(self.alters, Alters::TransactSql | Alters::MySql) {
+            let units = match self.alters {
+                Alters::MySql => name.chars().count(),
+                _ => name.encode_utf16().count(),
+            };
             if units <= self.longest_name {
                 return Ok(());
             }
@@ -168,6 +178,10 @@ impl Dialect {
                 let null = if not_null { "NOT NULL" } else { "NULL" };
                 format!("ALTER TABLE {table} ALTER COLUMN {} {data_type} {null}", self.ident(name))
             }
+            Alters::MySql => {
+                let null = if not_null { "NOT NULL" } else { "NULL" };
+                format!("ALTER TABLE {table} MODIFY COLUMN {} {data_type} {null}", self.ident(name))
+            }
             _ => format!("ALTER TABLE {table} ALTER COLUMN {} TYPE {data_type}", self.ident(name)),
         }
     }
@@ -175,7 +189,7 @@ impl Dialect {
     /// Lets a column of this type take NULL.
     fn take_null(&self, table: &str, name: &str, data_type: &str) -> String {
         match self.alters {
-            Alters::TransactSql => self.widen(table, name, data_type, false),
+            Alters::TransactSql | Alters::MySql => self.widen(table, name, data_type, false),
             _ => format!("ALTER TABLE {table} ALTER COLUMN {} DROP NOT NULL", self.ident(name)),
         }
     }

@@ -44,6 +44,8 @@ mod mssql_round;
 mod mssql_shop;
 mod mssql_source;
 mod mssql_target;
+#[cfg(feature = "mysql")]
+mod mysql_source;
 mod past;
 mod postgres_keyset;
 mod postgres_source;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Once;
 use std::time::Duration;
 
 use futures::future::select_ok;
@@ -14,7 +13,7 @@ use super::error::{from_io, is_waking, lost, translate};
 use super::params::{Auth, Params};
 use super::session::{Client, Server, Session};
 use super::{browser, token};
-use crate::clients::keep_alive;
+use crate::clients::{keep_alive, use_our_cryptography};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -149,15 +148,6 @@ async fn log_in(params: &Params, config: Config, host: &str, port: u16) -> Resul
         tiberius::error::Error::Routing { host, port } => Failed::Redirected(host, port),
         error => Failed::Error(translate(&error)),
     })
-}
-
-/// The client asks the process which cryptography to use; everything else here says it by itself.
-fn use_our_cryptography() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Whoever was first has decided, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }
 
 async fn dial(host: &str, port: u16, all_at_once: bool) -> Result<TcpStream> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tiberius::EncryptionLevel;
 
 use super::token::Identity;
+use crate::clients::percent_decoded;
 use crate::connection::{Connection, UNNAMED_HOST};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -117,7 +118,7 @@ impl Params {
         let said = Said::of(url)?;
         let named = url.host_str().filter(|host| *host != UNNAMED_HOST && !host.is_empty());
         let host = match named {
-            Some(host) => decode(host)?,
+            Some(host) => percent_decoded(host)?,
             None => said.get("host").or_else(|| env("SQLCMDSERVER")).unwrap_or_else(|| "localhost".into()),
         };
         let (host, mut port, mut instance) = server(&host)?;
@@ -127,7 +128,7 @@ impl Params {
         if let Some(said) = said.get("instance") {
             instance = Some(said);
         }
-        let path = decode(url.path().trim_start_matches('/'))?;
+        let path = percent_decoded(url.path().trim_start_matches('/'))?;
         let database = match path.is_empty() {
             false => Some(path),
             true => said.get("database").or_else(|| env("SQLCMDDBNAME")),
@@ -258,10 +259,10 @@ fn encryption(said: &Said) -> Result<EncryptionLevel> {
 fn auth(url: &url::Url, said: &Said, env: Env<'_>) -> Result<Auth> {
     let user = match url.username() {
         "" => said.get("user"),
-        user => Some(decode(user)?),
+        user => Some(percent_decoded(user)?),
     };
     let password = match url.password() {
-        Some(password) => Some(decode(password)?),
+        Some(password) => Some(percent_decoded(password)?),
         None => said.get("password"),
     };
     if said.flag("trusted_connection").unwrap_or(Some(true)).unwrap_or(false) {
@@ -326,14 +327,6 @@ fn no_windows() -> Error {
 /// Letters and digits in lower case: how spellings are compared.
 fn bare(text: &str) -> String {
     text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-fn decode(text: &str) -> Result<String> {
-    let bad = || config("the URL is not percent-encoded properly").hint("write `%` as `%25`");
-    // A plus stays a plus; elsewhere in a URL only `%` means something.
-    let pair = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
-    let value = url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned());
-    value.filter(|value| !value.contains('\u{fffd}')).ok_or_else(bad)
 }
 
 fn unknown_word(option: &str, text: &str, known: &str) -> Error {

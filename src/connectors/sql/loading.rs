@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{Field, Schema};
+use arrow::json::writer::{EncoderOptions, make_encoder};
 
 use super::{Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
@@ -61,6 +63,26 @@ fn check_columns(id: &TableId, merge: &Merge, ours: &[&str]) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Internal, "the changes have other columns than the table").with("table", id))
+}
+
+/// Nested values as JSON text.
+pub(in crate::connectors) fn json(array: &ArrayRef) -> Result<StringArray> {
+    let field = Arc::new(Field::new("value", array.data_type().clone(), true));
+    let options = EncoderOptions::default().with_explicit_nulls(true);
+    let mut encoder = make_encoder(&field, array, &options)?;
+    let mut text = Vec::new();
+    (0..array.len())
+        .map(|row| {
+            if array.is_null(row) {
+                return Ok(None);
+            }
+            text.clear();
+            encoder.encode(row, &mut text);
+            String::from_utf8(text.clone())
+                .map(Some)
+                .map_err(|source| Error::new(ErrorKind::Internal, "JSON is not UTF-8").because(source))
+        })
+        .collect()
 }
 
 /// The names of columns, by the lake's ids.

@@ -3,19 +3,19 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int64Type, Time64MicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int64Type, Time64MicrosecondType,
     Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
-use arrow::json::writer::{EncoderOptions, make_encoder};
 use tiberius::ColumnData;
 use tiberius::numeric::Numeric;
 use tiberius::time::{Date, DateTime2, DateTimeOffset, Time};
 
 use super::{Wire, normal};
+use crate::connectors::sql::json;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Days from 0001-01-01 to 1970-01-01.
@@ -46,26 +46,6 @@ pub(super) fn prepared(column: &ArrayRef, wire: Wire) -> Result<ArrayRef> {
         (_, other) => other,
     };
     if *column.data_type() == wanted { Ok(column.clone()) } else { Ok(cast(column, &wanted)?) }
-}
-
-/// Nested values as JSON text.
-fn json(array: &ArrayRef) -> Result<StringArray> {
-    let field = Arc::new(Field::new("value", array.data_type().clone(), true));
-    let options = EncoderOptions::default().with_explicit_nulls(true);
-    let mut encoder = make_encoder(&field, array, &options)?;
-    let mut text = Vec::new();
-    (0..array.len())
-        .map(|row| {
-            if array.is_null(row) {
-                return Ok(None);
-            }
-            text.clear();
-            encoder.encode(row, &mut text);
-            String::from_utf8(text.clone())
-                .map(Some)
-                .map_err(|source| Error::new(ErrorKind::Internal, "JSON is not UTF-8").because(source))
-        })
-        .collect()
 }
 
 /// NULL of the staged type: the client knows no other.

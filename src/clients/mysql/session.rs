@@ -1,0 +1,128 @@
+//! An open session: statements, and what their answers say.
+
+use std::ops::{Deref, DerefMut};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Params, Row, Value};
+
+use crate::error::Result;
+
+/// An open session. It dereferences to the client.
+pub(crate) struct Session {
+    /// Always there until it is dropped.
+    conn: Option<Conn>,
+    server: Server,
+    /// Whether rows of a statement are on their way.
+    reading: bool,
+}
+
+/// What a session knows of its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// MariaDB, and not MySQL.
+    pub(crate) mariadb: bool,
+    /// 10.11 is (10, 11).
+    pub(crate) version: (u16, u16),
+    /// The URL's database.
+    pub(crate) database: Option<String>,
+}
+
+impl Server {
+    /// Whether it is at least this MariaDB, or at least this MySQL.
+    pub(crate) fn since(&self, mariadb: (u16, u16), mysql: (u16, u16)) -> bool {
+        self.version >= if self.mariadb { mariadb } else { mysql }
+    }
+}
+
+impl Session {
+    pub(super) fn new(conn: Conn, server: Server) -> Self {
+        Self { conn: Some(conn), server, reading: false }
+    }
+
+    pub(super) fn set_server(&mut self, server: Server) {
+        self.server = server;
+    }
+
+    /// What this session knows of its server.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The rows of a query, each value as the server writes it.
+    pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>> {
+        Ok(self.query(sql).await?)
+    }
+
+    /// The same with parameters.
+    pub(crate) async fn rows_with(&mut self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>> {
+        Ok(self.exec(sql, Params::Positional(params)).await?)
+    }
+
+    /// Runs a statement; returns how many rows it found to change.
+    pub(crate) async fn run(&mut self, sql: &str) -> Result<u64> {
+        self.query_drop(sql).await?;
+        Ok(self.affected_rows())
+    }
+
+    /// The same with parameters.
+    pub(crate) async fn run_with(&mut self, sql: &str, params: Vec<Value>) -> Result<u64> {
+        self.exec_drop(sql, Params::Positional(params)).await?;
+        Ok(self.affected_rows())
+    }
+
+    /// Says whether rows are on their way: a session that is dropped then hangs up.
+    pub(crate) fn is_reading(&mut self, reading: bool) {
+        self.reading = reading;
+    }
+}
+
+impl Deref for Session {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        self.conn.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Conn {
+        self.conn.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take()
+            && self.reading
+        {
+            // The client would first read all rows that nobody wants any more. Outside of the runtime it
+            // cannot, and just hangs up.
+            std::thread::spawn(move || drop(conn));
+        }
+    }
+}
+
+/// A text of a row; empty when it is NULL.
+pub(crate) fn text(row: &Row, at: usize) -> String {
+    match row.as_ref(at) {
+        Some(Value::Bytes(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+        Some(Value::Int(number)) => number.to_string(),
+        Some(Value::UInt(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// A whole number of a row, if it is one.
+pub(crate) fn integer(row: &Row, at: usize) -> Option<i64> {
+    match row.as_ref(at)? {
+        Value::Int(number) => Some(*number),
+        Value::UInt(number) => i64::try_from(*number).ok(),
+        Value::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// A text as it stands in a statement; `sql_mode` is ours, so a backslash has its meaning.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}

@@ -1,0 +1,186 @@
+//! Up to where a cursor can be believed: below the horizon, nothing can still appear.
+//!
+//! Cursor order is not commit order. A transaction that wrote `changed = 12:00` and commits at one is
+//! not seen by a pass at half past twelve; the next would go on after it. So the horizon is taken first,
+//! and what is read comes after it:
+//!
+//! ```text
+//! clock ──▶ open transactions, running statements ──▶ horizon = the earliest begin ──▶ read [watermark, horizon)
+//! ```
+//!
+//! *Times*: `NOW()` and what the server sets by itself is the begin of the statement. A statement that waits
+//! for a table's lock has begun and has no transaction yet: so running statements count too. One that waited
+//! before its transaction began, and left that open, is seen by its transaction alone: `lag` covers it.
+//! *Numbers*: whoever drew one before we looked is still running or in a transaction; we wait for exactly
+//! these, for a moment.
+//!
+//! Who may not see the transactions of others (`PROCESS`) gets no horizon of numbers, and one of times that
+//! stays [`UNSEEN`] behind: late, but as good as never lost.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::NaiveDateTime;
+
+use super::choose::Cursor;
+use super::discover::Relation;
+use super::position::Micros;
+use crate::clients::mysql::{Session, integer, number, text};
+use crate::connectors::sql::{MYSQL, Number};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Assumed to be longer than any transaction, where those of others cannot be seen.
+const UNSEEN: Duration = Duration::from_secs(3600);
+/// How long we wait for transactions that may be writing to the table.
+const PATIENCE_WRITERS: Duration = Duration::from_millis(200);
+/// How often we look whether they have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A begin is known to the second, and is a little later than that of its first statement.
+const BEGIN_ROUNDING: Duration = Duration::from_secs(2);
+const MINUTE: i64 = 60_000_000;
+
+/// The server refuses to show what belongs to others.
+const DENIED: u16 = 1227;
+
+/// The right that shows the transactions of others.
+const GRANT: &str = "run `GRANT PROCESS ON *.* TO <user>`";
+
+/// Up to where to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Horizon<T> {
+    /// Times below, numbers up to it are complete. `None`: nothing is sure.
+    pub(super) at: Option<T>,
+    /// Who holds it back.
+    pub(super) held_by: Option<String>,
+    /// What else the user should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// The clock in UTC, the distance of the server's own time from it in minutes, and whether it may be written.
+const CLOCK: &str = "SELECT CAST(UTC_TIMESTAMP(6) AS CHAR), \
+     COALESCE(TIMESTAMPDIFF(MINUTE, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@GLOBAL.time_zone)), 0), \
+     @@GLOBAL.read_only";
+
+/// Begins of transactions that can write, the earliest first. The server keeps them in its system's time.
+const OTHERS: &str = "SELECT CAST(CONVERT_TZ(trx_started, 'SYSTEM', '+00:00') AS CHAR), trx_mysql_thread_id \
+     FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> CONNECTION_ID() \
+     AND trx_is_read_only = 0 AND trx_autocommit_non_locking = 0 ORDER BY trx_started LIMIT 1";
+
+/// Statements that run and may write: how long, in microseconds.
+const RUNNING: &str = "FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() \
+     AND COMMAND IN ('Query', 'Execute', 'Prepare', 'Slave_SQL', 'Slave_worker') \
+     AND COALESCE(INFO, '') NOT LIKE 'SELECT %' AND COALESCE(INFO, '') NOT LIKE 'SHOW %' \
+     AND STATE NOT LIKE '%waiting for more updates%' AND STATE NOT LIKE 'Waiting for work%'";
+
+/// The horizon of a cursor that counts time.
+pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horizon<Micros>> {
+    // The clock in a statement of its own: by the time of the next one, who began before it can be seen.
+    let rows = session.rows(CLOCK).await?;
+    let silent = || Error::new(ErrorKind::Internal, "the server tells no time");
+    let row = rows.first().ok_or_else(silent)?;
+    let clock = moment(&text(row, 0)).ok_or_else(silent)?;
+    let (offset, read_only) = (integer(row, 1).unwrap_or_default(), text(row, 2) == "1");
+    let mut horizon = Horizon { at: Some(clock), held_by: None, notes: Vec::new() };
+    if read_only {
+        horizon.notes.push(
+            "this server may only be read: transactions on its primary are invisible; set `lag` to the longest of them and its delay"
+                .to_owned(),
+        );
+    }
+    let mut at = match begins(session, clock).await {
+        Ok(None) => clock,
+        Ok(Some((begin, by))) => {
+            horizon.held_by = Some(format!("{by}, since {}", begin.shown()));
+            begin
+        }
+        Err(error) if number(&error) == Some(DENIED) => {
+            horizon.notes.push(format!("the user may not see who is writing: {GRANT}; until then the watermark stays an hour behind, and what is younger is read again"));
+            clock.minus(UNSEEN)
+        }
+        Err(error) => return Err(error),
+    };
+    if cursor.of.base != "timestamp" && offset != 0 {
+        // Local time is ahead of UTC or behind it; whatever the column holds, the earlier is safe.
+        at.0 += offset.min(0) * MINUTE;
+        horizon.notes.push(format!(
+            "`{}` has no time zone and the server is {offset} minutes from UTC: what was written in the last {} minutes may wait",
+            cursor.name,
+            offset.abs()
+        ));
+    }
+    horizon.at = Some(at.floor(cursor.of.scale));
+    Ok(horizon)
+}
+
+/// Who began to write before the clock was read, and has not ended: the earliest.
+async fn begins(session: &mut Session, clock: Micros) -> Result<Option<(Micros, String)>> {
+    let mut earliest = None;
+    if let Some(row) = session.rows(OTHERS).await?.first()
+        && let Some(begin) = moment(&text(row, 0))
+    {
+        earliest =
+            Some((begin.minus(BEGIN_ROUNDING), format!("the transaction of session {}", text(row, 1))));
+    }
+    let since =
+        if session.server().mariadb { "CAST(TIME_MS * 1000 AS SIGNED)" } else { "(TIME + 1) * 1000000" };
+    let sql = format!("SELECT {since}, ID {RUNNING} ORDER BY 1 DESC LIMIT 1");
+    if let Some(row) = session.rows(&sql).await?.first()
+        && let Some(running) = integer(row, 0)
+    {
+        // It has run for so long by now, and the clock was read before.
+        let begin = Micros(clock.0.saturating_sub(running.max(0)));
+        if earliest.as_ref().is_none_or(|(earliest, _)| begin < *earliest) {
+            earliest = Some((begin, format!("a statement of session {}", text(row, 1))));
+        }
+    }
+    Ok(earliest.filter(|(begin, _)| *begin < clock))
+}
+
+/// `2025-11-21 11:00:00.000001`
+fn moment(text: &str) -> Option<Micros> {
+    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f").ok()?;
+    Some(Micros(at.and_utc().timestamp_micros()))
+}
+
+/// The horizon of a cursor that counts by itself.
+pub(super) async fn identity(
+    session: &mut Session,
+    relation: &Relation,
+    cursor: &Cursor,
+    wait: bool,
+) -> Result<Horizon<Number>> {
+    let largest =
+        format!("SELECT CAST(MAX({}) AS CHAR) FROM {}", MYSQL.ident(&cursor.name), relation.quoted());
+    let at = session.rows(&largest).await?.first().and_then(|row| integer(row, 0)).map(Number);
+    let first = writers(session).await.map_err(|error| match number(&error) {
+        Some(DENIED) => error.hint(format!("{GRANT}, so that rows of open transactions are not missed")),
+        _ => error,
+    })?;
+    let mut left = first;
+    let mut waited = Duration::ZERO;
+    let patience = if wait { PATIENCE_WRITERS } else { Duration::ZERO };
+    while !left.is_empty() {
+        if waited >= patience {
+            let held_by = Some("a transaction that may be writing to the table".to_owned());
+            return Ok(Horizon { at: None, held_by, notes: Vec::new() });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        waited += LOOK_AGAIN;
+        let now = writers(session).await?;
+        left.retain(|writer| now.contains(writer));
+    }
+    Ok(Horizon { at, held_by: None, notes: Vec::new() })
+}
+
+/// Transactions that can write and statements that may: which tables they write to, nobody tells.
+async fn writers(session: &mut Session) -> Result<HashSet<String>> {
+    let transactions = "SELECT CONCAT('t', trx_id, ' ', trx_started) FROM information_schema.INNODB_TRX \
+         WHERE trx_mysql_thread_id <> CONNECTION_ID() AND trx_is_read_only = 0 AND trx_autocommit_non_locking = 0";
+    let own = if session.server().mariadb { "CONCAT('q', QUERY_ID)" } else { "CONCAT('s', ID)" };
+    let statements = format!("SELECT {own} {RUNNING}");
+    let mut writers = HashSet::new();
+    for sql in [transactions, statements.as_str()] {
+        writers.extend(session.rows(sql).await?.iter().map(|row| text(row, 0)));
+    }
+    Ok(writers)
+}

@@ -1,0 +1,31 @@
+//! MySQL and MariaDB, as a source and as a target.
+
+use super::Connector;
+
+mod choose;
+mod codec;
+mod column;
+mod control;
+mod decode;
+mod discover;
+mod encode;
+mod horizon;
+mod keyset;
+mod kind;
+mod load;
+mod position;
+mod preflight;
+mod prepare;
+mod read;
+mod rows;
+mod shape;
+mod source;
+mod stage;
+mod statements;
+mod target;
+mod types;
+mod window;
+
+/// The line in `CONNECTORS`.
+pub(super) const CONNECTOR: Connector =
+    Connector { name: "mysql", schemes: &["mysql", "mariadb"], source: source::open, target: target::open };

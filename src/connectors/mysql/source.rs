@@ -1,0 +1,165 @@
+//! MySQL and MariaDB as a source: describes tables, plans a read, opens it.
+//!
+//! ```text
+//! request ──▶ discover ──▶ choose (how are changes found?) ──▶ horizon ──▶ statements ──▶ Reading
+//! ```
+//!
+//! The horizon is taken before the rows, always: what commits between the two is read, and will be read
+//! again; nothing is left out.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use mysql_async::prelude::Queryable;
+
+use super::choose::choose;
+use super::discover::{self, Relation};
+use super::read::MysqlReading;
+use super::rows::Pool;
+use super::window::{self, Prepared, Stage};
+use crate::clients::mysql::{Session, connect, integer, text};
+use crate::connection::Connection;
+use crate::connectors::sql::{MYSQL, counting, lock};
+use crate::error::Result;
+use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::table::{Fidelity, TableDescription, TableId};
+
+/// A source that connects when first used.
+pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Source>> {
+    Ok(Arc::new(MysqlSource { connection: connection.clone(), idle: Arc::new(Mutex::new(Vec::new())) }))
+}
+
+struct MysqlSource {
+    connection: Connection,
+    /// Sessions at rest: a pass needs one, and the next pass the same.
+    idle: Pool,
+}
+
+#[async_trait]
+impl Source for MysqlSource {
+    async fn tables(&self) -> Result<Vec<TableDescription>> {
+        let mut session = self.session().await?;
+        let tables = discover::all(&mut session).await?.iter().map(Relation::describe).collect();
+        self.rest(session);
+        tables
+    }
+
+    async fn table(&self, table: &TableId) -> Result<TableDescription> {
+        let mut session = self.session().await?;
+        let table = discover::one(&mut session, table).await?.describe();
+        self.rest(session);
+        table
+    }
+
+    async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
+        let mut session = self.session().await?;
+        let prepared = self.prepare(&mut session, request, Stage::Plan).await?;
+        self.rest(session);
+        Ok(prepared.plan)
+    }
+
+    async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
+        let mut session = self.session().await?;
+        let prepared = self.prepare(&mut session, &request, Stage::Read).await?;
+        Ok(Box::new(MysqlReading {
+            plan: prepared.plan,
+            connection: self.connection.clone(),
+            shape: prepared.shape,
+            work: Some(prepared.work),
+            end: prepared.end,
+            layout: prepared.layout,
+            parallel: request.parallel.max(1),
+            sessions: Arc::new(Mutex::new(vec![session])),
+            idle: Arc::clone(&self.idle),
+        }))
+    }
+
+    async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64> {
+        let mut session = self.session().await?;
+        let table = discover::one(&mut session, table).await?.quoted();
+        let counted = session.rows(&counting(&table, filter)).await?;
+        self.rest(session);
+        Ok(counted.first().and_then(|row| integer(row, 0)).unwrap_or_default().unsigned_abs())
+    }
+
+    async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>> {
+        let mut session = self.session().await?;
+        let relation = discover::one(&mut session, &request.table).await?;
+        let findings = findings(&mut session, &relation, request).await?;
+        self.rest(session);
+        Ok(findings)
+    }
+}
+
+async fn findings(session: &mut Session, relation: &Relation, request: &ReadRequest) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut find = |severity, message: String, remedy: Option<String>| {
+        findings.push(Finding { severity, message, remedy });
+    };
+    let table = relation.quoted();
+    if let Err(error) = session.rows(&format!("SELECT 1 FROM {table} LIMIT 0")).await {
+        let remedy = format!("GRANT SELECT ON {table} TO <user>");
+        find(Severity::Error, error.to_string(), Some(remedy));
+    }
+    let choice = choose(relation, request)?;
+    if let Some(cursor) = &choice.cursor {
+        if !cursor.indexed {
+            let message = format!(
+                "no index begins with the cursor `{}`: every pass reads the whole table",
+                cursor.name
+            );
+            let remedy = format!("CREATE INDEX <name> ON {table} ({})", MYSQL.ident(&cursor.name));
+            find(Severity::Warning, message, Some(remedy));
+        }
+        if let Err(error) = session.rows("SELECT 1 FROM information_schema.INNODB_TRX LIMIT 0").await {
+            let severity = match cursor.order {
+                super::choose::Order::Number => Severity::Error,
+                super::choose::Order::Time => Severity::Warning,
+            };
+            let message = format!(
+                "the user may not see which transactions are open, so what they wrote could be missed: {}",
+                error.message()
+            );
+            find(severity, message, Some("GRANT PROCESS ON *.* TO <user>".to_owned()));
+        }
+        let read_only = session.rows("SELECT @@GLOBAL.read_only").await?;
+        if read_only.first().is_some_and(|row| text(row, 0) == "1") {
+            let message =
+                "this server may only be read: open transactions of its primary are invisible".to_owned();
+            let remedy =
+                "set `lag` to the longest transaction that writes, and the replica's delay".to_owned();
+            find(Severity::Warning, message, Some(remedy));
+        }
+    }
+    for (column, fidelity) in relation.inexact(&request.values)? {
+        if let Fidelity::Represented(note) | Fidelity::Limited(note) = fidelity {
+            find(Severity::Note, format!("`{column}`: {note}"), None);
+        }
+    }
+    Ok(findings)
+}
+
+impl MysqlSource {
+    /// Decides a read; what goes wrong says where.
+    async fn prepare(&self, session: &mut Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
+        let prepared = window::prepare(session, request, stage).await;
+        prepared
+            .map_err(|error| error.with("table", &request.table).with("connection", self.connection.name()))
+    }
+
+    async fn session(&self) -> Result<Session> {
+        loop {
+            let rested = lock(&self.idle).pop();
+            let Some(mut session) = rested else { break };
+            // A connection that a firewall or the server closed meanwhile is noticed by asking.
+            if session.ping().await.is_ok() {
+                return Ok(session);
+            }
+        }
+        connect(&self.connection).await
+    }
+
+    fn rest(&self, session: Session) {
+        lock(&self.idle).push(session);
+    }
+}
