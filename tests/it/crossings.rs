@@ -67,3 +67,47 @@ async fn all_types_go_to_sqlite_and_come_home() {
     back.ok(&["run"]);
     assert_same(&source, &home, AS_TEXT).await;
 }
+
+/// A `datetime` has no zone: what comes home is the same moment in UTC. It has no NaN and no infinity either.
+#[cfg(feature = "mysql")]
+#[tokio::test]
+async fn all_types_go_to_mariadb_and_come_home() {
+    let (Some(pg), Some(server)) = (fixture::postgres().await, fixture::mariadb().await) else { return };
+    let (source, home) = two_databases(&pg, "mariadb").await;
+    let middle = server.database("middle").await;
+    source.run(SAMPLES).await;
+    source.run("update samples set real8 = -1.5 where id in (5, 6)").await;
+    let there = format!("public.samples: {{ change: full, target: dwh.{} }}", middle.name());
+    let there = Pipeline::new(&source.url(), &middle.url(), &[there.as_str()]);
+    let back = format!(
+        "{}.samples: {{ change: full, target: dwh.public, values: {{ types: {{ 'yes': boolean }} }} }}",
+        middle.name()
+    );
+    let back = Pipeline::new(&middle.url(), &home.url(), &[back.as_str()]);
+    let as_text = |zone: &str| {
+        AS_TEXT
+            .replace("moment::text", &format!("(moment{zone})::text"))
+            .replace("updated_at::text", &format!("(updated_at{zone})::text"))
+    };
+    let same = async || {
+        assert_eq!(home.rows(&as_text("")).await, source.rows(&as_text(" at time zone 'UTC'")).await);
+    };
+    there.ok(&["run"]);
+    back.ok(&["run"]);
+    same().await;
+    source
+        .run(
+            "update samples set words = 'changed ' || id, exact = -exact, updated_at = now() where id % 3 = 0;
+             delete from samples where id % 5 = 0; insert into samples (id, words) values (1000, 'new')",
+        )
+        .await;
+    for fault in ["in_load_transaction=return(kill)", "after_load=return(kill)"] {
+        // Killed within the load, or just after its commit: the next run finds out which.
+        there.run_with_faults(&["run"], fault);
+    }
+    there.ok(&["run"]);
+    back.ok(&["run"]);
+    same().await;
+    let idle = there.ok(&["run", "--output", "json"]);
+    assert!(idle.stdout.contains("nothing_to_do"), "{idle:?}");
+}

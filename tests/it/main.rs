@@ -46,6 +46,8 @@ mod mssql_source;
 mod mssql_target;
 #[cfg(feature = "mysql")]
 mod mysql_source;
+#[cfg(feature = "mysql")]
+mod mysql_target;
 mod past;
 mod postgres_keyset;
 mod postgres_source;

@@ -35,7 +35,7 @@ pub(super) struct Relation {
     pub(super) engine: String,
     pub(super) rows: Option<u64>,
     pub(super) bytes: Option<u64>,
-    /// Changes when the table is made anew or emptied: its moment of creation.
+    /// Changes when the table is made anew: its moment of creation.
     pub(super) layout: String,
 }
 

@@ -5,8 +5,12 @@
 //! and what is read comes after it:
 //!
 //! ```text
-//! clock ──▶ open transactions, running statements ──▶ horizon = the earliest begin ──▶ read [watermark, horizon)
+//! clock ──▶ running statements ──▶ open transactions ──▶ horizon = the earliest begin ──▶ read [watermark, horizon)
 //! ```
+//!
+//! In this order: who ended a statement before we looked for those, is found by its transaction. Transactions
+//! are taken from the status of InnoDB. Its table `INNODB_TRX` is a picture that may be old, and stays so for
+//! as long as anybody looks at it often.
 //!
 //! *Times*: `NOW()` and what the server sets by itself is the begin of the statement. A statement that waits
 //! for a table's lock has begun and has no transaction yet: so running statements count too. One that waited
@@ -34,7 +38,7 @@ const UNSEEN: Duration = Duration::from_secs(3600);
 /// How long we wait for transactions that may be writing to the table.
 const PATIENCE_WRITERS: Duration = Duration::from_millis(200);
 /// How often we look whether they have ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(40);
 /// A begin is known to the second, and is a little later than that of its first statement.
 const BEGIN_ROUNDING: Duration = Duration::from_secs(2);
 const MINUTE: i64 = 60_000_000;
@@ -61,16 +65,11 @@ const CLOCK: &str = "SELECT CAST(UTC_TIMESTAMP(6) AS CHAR), \
      COALESCE(TIMESTAMPDIFF(MINUTE, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@GLOBAL.time_zone)), 0), \
      @@GLOBAL.read_only";
 
-/// Begins of transactions that can write, the earliest first. The server keeps them in its system's time.
-const OTHERS: &str = "SELECT CAST(CONVERT_TZ(trx_started, 'SYSTEM', '+00:00') AS CHAR), trx_mysql_thread_id \
-     FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> CONNECTION_ID() \
-     AND trx_is_read_only = 0 AND trx_autocommit_non_locking = 0 ORDER BY trx_started LIMIT 1";
-
 /// Statements that run and may write: how long, in microseconds.
 const RUNNING: &str = "FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() \
      AND COMMAND IN ('Query', 'Execute', 'Prepare', 'Slave_SQL', 'Slave_worker') \
      AND COALESCE(INFO, '') NOT LIKE 'SELECT %' AND COALESCE(INFO, '') NOT LIKE 'SHOW %' \
-     AND STATE NOT LIKE '%waiting for more updates%' AND STATE NOT LIKE 'Waiting for work%'";
+     AND COALESCE(STATE, '') NOT LIKE '%waiting for more updates%' AND COALESCE(STATE, '') NOT LIKE 'Waiting for work%'";
 
 /// The horizon of a cursor that counts time.
 pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horizon<Micros>> {
@@ -114,26 +113,62 @@ pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horiz
 
 /// Who began to write before the clock was read, and has not ended: the earliest.
 async fn begins(session: &mut Session, clock: Micros) -> Result<Option<(Micros, String)>> {
-    let mut earliest = None;
-    if let Some(row) = session.rows(OTHERS).await?.first()
-        && let Some(begin) = moment(&text(row, 0))
-    {
-        earliest =
-            Some((begin.minus(BEGIN_ROUNDING), format!("the transaction of session {}", text(row, 1))));
-    }
+    let mut earliest: Option<(Micros, String)> = None;
+    let mut began = |begin: Micros, by: String| {
+        if earliest.as_ref().is_none_or(|(earliest, _)| begin < *earliest) {
+            earliest = Some((begin, by));
+        }
+    };
     let since =
         if session.server().mariadb { "CAST(TIME_MS * 1000 AS SIGNED)" } else { "(TIME + 1) * 1000000" };
-    let sql = format!("SELECT {since}, ID {RUNNING} ORDER BY 1 DESC LIMIT 1");
-    if let Some(row) = session.rows(&sql).await?.first()
-        && let Some(running) = integer(row, 0)
-    {
+    for row in &session.rows(&format!("SELECT {since}, ID {RUNNING}")).await? {
         // It has run for so long by now, and the clock was read before.
-        let begin = Micros(clock.0.saturating_sub(running.max(0)));
-        if earliest.as_ref().is_none_or(|(earliest, _)| begin < *earliest) {
-            earliest = Some((begin, format!("a statement of session {}", text(row, 1))));
-        }
+        let running = integer(row, 0).unwrap_or_default().max(0);
+        began(Micros(clock.0.saturating_sub(running)), format!("a statement of session {}", text(row, 1)));
+    }
+    for Writer { seconds, thread, .. } in writing(session).await? {
+        let begin = clock.minus(Duration::from_secs(seconds)).minus(BEGIN_ROUNDING);
+        began(begin, format!("the transaction of session {thread}"));
     }
     Ok(earliest.filter(|(begin, _)| *begin < clock))
+}
+
+/// A transaction that has written.
+#[derive(Debug, PartialEq, Eq)]
+struct Writer {
+    id: u64,
+    /// Since it began.
+    seconds: u64,
+    /// Its session; empty where it has none.
+    thread: String,
+}
+
+/// The transactions that have written and are not over.
+async fn writing(session: &mut Session) -> Result<Vec<Writer>> {
+    let rows = session.rows("SHOW ENGINE INNODB STATUS").await?;
+    let status = rows.first().map(|row| text(row, 2)).unwrap_or_default();
+    writers_of(&status).ok_or_else(|| {
+        Error::new(ErrorKind::Transient, "the server has more transactions open than it can show")
+    })
+}
+
+/// What the status says of them, `None` where it leaves some out. One that has only read has no number of its
+/// own: what is shown in its place is an address, in brackets or beyond all numbers.
+fn writers_of(status: &str) -> Option<Vec<Writer>> {
+    const FIRST_ADDRESS: u64 = 1 << 48;
+    if status.contains("... truncated...") {
+        return None;
+    }
+    let writer = |text: &str| {
+        let (id, rest) = text.split_once(',')?;
+        let id = id.parse().ok().filter(|id| *id < FIRST_ADDRESS)?;
+        let active = rest.lines().next()?.trim_start().strip_prefix("ACTIVE")?;
+        let seconds = active.split_once(" sec")?.0.rsplit(' ').next()?.parse().ok()?;
+        let thread =
+            rest.split_once("thread id ").map_or("", |(_, rest)| rest.split(',').next().unwrap_or(""));
+        Some(Writer { id, seconds, thread: thread.to_owned() })
+    };
+    Some(status.split("---TRANSACTION ").skip(1).filter_map(writer).collect())
 }
 
 /// `2025-11-21 11:00:00.000001`
@@ -172,15 +207,41 @@ pub(super) async fn identity(
     Ok(Horizon { at, held_by: None, notes: Vec::new() })
 }
 
-/// Transactions that can write and statements that may: which tables they write to, nobody tells.
+/// Transactions that have written and statements that may: which tables they write to, nobody tells.
 async fn writers(session: &mut Session) -> Result<HashSet<String>> {
-    let transactions = "SELECT CONCAT('t', trx_id, ' ', trx_started) FROM information_schema.INNODB_TRX \
-         WHERE trx_mysql_thread_id <> CONNECTION_ID() AND trx_is_read_only = 0 AND trx_autocommit_non_locking = 0";
     let own = if session.server().mariadb { "CONCAT('q', QUERY_ID)" } else { "CONCAT('s', ID)" };
-    let statements = format!("SELECT {own} {RUNNING}");
-    let mut writers = HashSet::new();
-    for sql in [transactions, statements.as_str()] {
-        writers.extend(session.rows(sql).await?.iter().map(|row| text(row, 0)));
-    }
+    let running = session.rows(&format!("SELECT {own} {RUNNING}")).await?;
+    let mut writers: HashSet<String> = running.iter().map(|row| text(row, 0)).collect();
+    writers.extend(writing(session).await?.iter().map(|writer| format!("t{}", writer.id)));
     Ok(writers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_written_is_told_from_who_has_only_read() {
+        let status = "\
+TRANSACTIONS
+LIST OF TRANSACTIONS FOR EACH SESSION:
+---TRANSACTION (0x7f4df04a7180), ACTIVE 1 sec
+0 lock struct(s), heap size 1128, 0 row lock(s)
+MariaDB thread id 8, OS thread handle 139972716615360, query id 28 localhost 127.0.0.1 root User sleep
+---TRANSACTION 421500000000000, ACTIVE 7 sec
+MySQL thread id 9, OS thread handle 139972716615360, query id 28 localhost 127.0.0.1 root
+---TRANSACTION 32, ACTIVE 12 sec inserting
+1 lock struct(s), heap size 1128, 0 row lock(s), undo log entries 1
+MariaDB thread id 7, OS thread handle 139972716922560, query id 23 localhost 127.0.0.1 root User sleep
+---TRANSACTION 30, ACTIVE (PREPARED) 3 sec recovered trx
+1 lock struct(s), heap size 1128, 0 row lock(s), undo log entries 1
+---TRANSACTION 31, not started
+--------
+FILE I/O
+";
+        let writer = |id, seconds, thread: &str| Writer { id, seconds, thread: thread.to_owned() };
+        assert_eq!(writers_of(status), Some(vec![writer(32, 12, "7"), writer(30, 3, "")]));
+        assert_eq!(writers_of("... truncated..."), None);
+        assert_eq!(writers_of(""), Some(Vec::new()));
+    }
 }

@@ -111,7 +111,7 @@ async fn findings(session: &mut Session, relation: &Relation, request: &ReadRequ
             let remedy = format!("CREATE INDEX <name> ON {table} ({})", MYSQL.ident(&cursor.name));
             find(Severity::Warning, message, Some(remedy));
         }
-        if let Err(error) = session.rows("SELECT 1 FROM information_schema.INNODB_TRX LIMIT 0").await {
+        if let Err(error) = session.rows("SHOW ENGINE INNODB STATUS").await {
             let severity = match cursor.order {
                 super::choose::Order::Number => Severity::Error,
                 super::choose::Order::Time => Severity::Warning,

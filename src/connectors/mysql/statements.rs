@@ -264,9 +264,25 @@ mod tests {
     #[test]
     fn a_merge() {
         let all = statements(Deletes::Hard);
-        check(&all.create_staging().join("\n"), expect![[r#""#]]);
-        check(&all.load_staging(), expect![[r#""#]]);
-        check(&[all.delete().unwrap(), all.update().unwrap(), all.insert_new()].join("\n"), expect![[r#""#]]);
+        check(
+            &all.create_staging().join("\n"),
+            expect![[r#"
+            DROP TEMPORARY TABLE IF EXISTS `Sales`.`frazil_staging`
+            CREATE TEMPORARY TABLE `Sales`.`frazil_staging` (c0 bigint NOT NULL, c1 varchar(20) COLLATE utf8mb4_nopad_bin NOT NULL, c2 longtext COLLATE utf8mb4_bin NULL, c3 longblob NULL, op tinyint NOT NULL, PRIMARY KEY (c0, c1)) ENGINE=InnoDB CHARACTER SET utf8mb4"#]],
+        );
+        check(
+            &all.load_staging(),
+            expect![[
+                r#"LOAD DATA LOCAL INFILE 'frazil' INTO TABLE `Sales`.`frazil_staging` CHARACTER SET binary FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n'"#
+            ]],
+        );
+        check(
+            &[all.delete().unwrap(), all.update().unwrap(), all.insert_new()].join("\n"),
+            expect![[r#"
+            DELETE t FROM `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE s.op = 1
+            UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`na``me` = s.c2, t.`data` = s.c3 WHERE s.op = 0
+            INSERT INTO `Sales`.`order` (`Id`, `code`, `na``me`, `data`) SELECT s.c0, s.c1, s.c2, s.c3 FROM `Sales`.`frazil_staging` AS s LEFT JOIN `Sales`.`order` AS t ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE s.op = 0 AND t.`Id` IS NULL ORDER BY s.c0, s.c1"#]],
+        );
     }
 
     #[test]
@@ -281,7 +297,12 @@ mod tests {
     #[test]
     fn a_first_load_and_a_replacement() {
         let mut all = statements(Deletes::Ignore);
-        check(&[all.insert(), all.delete_others()].join("\n"), expect![[r#""#]]);
+        check(
+            &[all.insert(), all.delete_others()].join("\n"),
+            expect![[r#"
+            INSERT INTO `Sales`.`order` (`Id`, `code`, `na``me`, `data`) SELECT s.c0, s.c1, s.c2, s.c3 FROM `Sales`.`frazil_staging` AS s WHERE s.op = 0 ORDER BY s.c0, s.c1
+            DELETE t FROM `Sales`.`order` AS t LEFT JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE s.op IS NULL"#]],
+        );
         all.columns.iter_mut().for_each(|column| column.key = false);
         check(&all.delete_others(), expect!["DELETE FROM `Sales`.`order`"]);
         assert!(!all.create_staging()[1].contains("PRIMARY"));

@@ -43,12 +43,12 @@ fn numbers() {
         "tinyint unsigned",
         Arc::new(Int32Array::from(vec![0, 255, 256, -1])),
         expect![[r#"
-        tinyint unsigned
-        0\t0\n ('0',0)
-        255\t0\n ('255',0)
-        a value lies outside of the range of the target's column 
-        a value lies outside of the range of the target's column 
-    "#]],
+            tinyint unsigned
+            0\t0\n (\'0\',0)
+            255\t0\n (\'255\',0)
+            a value lies outside of the range of the target's column 
+            a value lies outside of the range of the target's column 
+        "#]],
     );
     let decimals =
         |values: Vec<i128>| Arc::new(Decimal128Array::from(values).with_precision_and_scale(38, 2).unwrap());
@@ -56,51 +56,51 @@ fn numbers() {
         "decimal(4,1)",
         decimals(vec![-10, 12350, 5, 99990, 100_000, 0]),
         expect![[r#"
-        decimal(4,1)
-        -0.1\t0\n ('-0.1',0)
-        123.5\t0\n ('123.5',0)
-        a value is finer than the target's column 
-        999.9\t0\n ('999.9',0)
-        a value lies outside of the range of the target's column 
-        0.0\t0\n ('0.0',0)
-    "#]],
+            decimal(4,1)
+            -0.1\t0\n (\'-0.1\',0)
+            123.5\t0\n (\'123.5\',0)
+            a value is finer than the target's column 
+            999.9\t0\n (\'999.9\',0)
+            a value lies outside of the range of the target's column 
+            0.0\t0\n (\'0.0\',0)
+        "#]],
     );
     check(
         "decimal(65,30)",
         decimals(vec![i128::MAX / 10 * 5 / 5, -1]),
         expect![[r#"
-        decimal(65,30)
-        a value lies outside of the range of the target's column 
-        -0.010000000000000000000000000000\t0\n ('-0.010000000000000000000000000000',0)
-    "#]],
+            decimal(65,30)
+            a value lies outside of the range of the target's column 
+            -0.010000000000000000000000000000\t0\n (\'-0.010000000000000000000000000000\',0)
+        "#]],
     );
     check(
         "bigint unsigned",
         Arc::new(UInt64Array::from(vec![u64::MAX])),
         expect![[r#"
-        bigint unsigned
-        18446744073709551615\t0\n ('18446744073709551615',0)
-    "#]],
+            bigint unsigned
+            18446744073709551615\t0\n (\'18446744073709551615\',0)
+        "#]],
     );
     check(
         "float",
         Arc::new(Float32Array::from(vec![16_777_217.0, -0.0, f32::MIN_POSITIVE, f32::NAN])),
         expect![[r#"
-        float
-        1.6777216e7\t0\n ('1.6777216e7',0)
-        -0e0\t0\n ('-0e0',0)
-        1.1754943508222875e-38\t0\n ('1.1754943508222875e-38',0)
-        the target's column has no NaN and no infinity 
-    "#]],
+            float
+            1.6777216e7\t0\n (\'1.6777216e7\',0)
+            -0e0\t0\n (\'-0e0\',0)
+            1.1754943508222875e-38\t0\n (\'1.1754943508222875e-38\',0)
+            the target's column has no NaN and no infinity 
+        "#]],
     );
     check(
         "bit(9)",
         Arc::new(Int64Array::from(vec![511, 512])),
         expect![[r#"
-        bigint unsigned
-        511\t0\n ('511',0)
-        a value lies outside of the range of the target's column 
-    "#]],
+            bigint unsigned
+            511\t0\n (\'511\',0)
+            a value lies outside of the range of the target's column 
+        "#]],
     );
 }
 
@@ -157,22 +157,22 @@ fn times() {
             253_402_300_800_000_000,
         ])),
         expect![[r#"
-        datetime(3)
-        1969-12-31 23:59:59.999000\t0\n ('1969-12-31 23:59:59.999000',0)
-        a value is finer than the target's column 
-        9999-12-31 23:59:59.999000\t0\n ('9999-12-31 23:59:59.999000',0)
-        a value lies outside of the range of the target's column 
-    "#]],
+            datetime(3)
+            1969-12-31 23:59:59.999000\t0\n (\'1969-12-31 23:59:59.999000\',0)
+            a value is finer than the target's column 
+            9999-12-31 23:59:59.999000\t0\n (\'9999-12-31 23:59:59.999000\',0)
+            a value lies outside of the range of the target's column 
+        "#]],
     );
     check(
         "date",
         Arc::new(Date32Array::from(vec![-719_162, -719_163, 0])),
         expect![[r#"
-        date
-        0001-01-01\t0\n ('0001-01-01',0)
-        a value lies outside of the range of the target's column 
-        1970-01-01\t0\n ('1970-01-01',0)
-    "#]],
+            date
+            0001-01-01\t0\n (\'0001-01-01\',0)
+            a value lies outside of the range of the target's column 
+            1970-01-01\t0\n (\'1970-01-01\',0)
+        "#]],
     );
     assert_eq!(carry(&DataType::Timestamp(TimeUnit::Microsecond, None), "timestamp(6)"), None);
 }
