@@ -160,7 +160,8 @@ pub enum Extent {
     Changed,
     /// As `Changed`, and deleted rows too: batches end with the `_op` column, which `ReadPlan::schema`
     /// leaves out. A portion has each key once; of a deleted row only the key means anything, and its
-    /// other columns may be NULL whatever the schema says.
+    /// other columns may be NULL whatever the schema says. A batch may lack columns that are not of the
+    /// key: then its rows, all of them upserts, keep there what the lake has.
     Log,
 }
 

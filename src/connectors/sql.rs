@@ -337,8 +337,7 @@ pub fn reshape(
 
 /// A way to find changes that only another database has.
 pub(super) fn foreign_change(database: &str, request: &ReadRequest) -> Error {
-    let message =
-        format!("`change: {}` is not for {database}: only SQL Server has it", request.change.name());
+    let message = format!("`change: {}` is not for {database}", request.change.name());
     Error::new(ErrorKind::Config, message)
         .with("table", &request.table)
         .hint("use `auto`, `timestamp`, `id`, `version` or `full`")

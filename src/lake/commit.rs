@@ -327,7 +327,11 @@ impl LakeTable {
         let on =
             |branch, parent, hides| Place { branch, parent, hides, replaces: false, ends_first_read: false };
         match &change.effect {
-            Effect::Append | Effect::Upsert | Effect::Log(_) if first_read.is_some() => {
+            // The change since a first read began, which ends it.
+            Effect::Log(_) if first_read.is_some() => {
+                Ok(Place { ends_first_read: true, ..on(MAIN_BRANCH, first_read, true) })
+            }
+            Effect::Append | Effect::Upsert if first_read.is_some() => {
                 Err(Error::new(ErrorKind::Internal, "a change was committed in the middle of a first read"))
             }
             Effect::Append => Ok(on(MAIN_BRANCH, self.current(), false)),
@@ -364,7 +368,7 @@ impl LakeTable {
     }
 
     /// The last part of an unfinished first read.
-    fn first_read(&self) -> Option<SnapshotId> {
+    pub(super) fn first_read(&self) -> Option<SnapshotId> {
         self.table.metadata().snapshot_for_ref(FIRST_READ).map(|snapshot| SnapshotId(snapshot.snapshot_id()))
     }
 

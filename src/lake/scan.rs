@@ -61,6 +61,11 @@ impl LakeTable {
         self.provider_of(at, self.columns_at(at)?)
     }
 
+    /// The rows that are newest: those of an unfinished first read, while there is one.
+    pub async fn newest_provider(&self) -> Result<Arc<dyn TableProvider>> {
+        self.provider(self.first_read()).await
+    }
+
     /// The same with texts and bytes as views, which queries compare, group and filter without copying
     /// them. Connectors want plain ones: [`LakeTable::provider`].
     pub async fn provider_with_views(&self, at: Option<SnapshotId>) -> Result<Arc<dyn TableProvider>> {

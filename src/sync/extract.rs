@@ -23,7 +23,7 @@ use super::letters::Letters;
 use super::request::{lake_table_plan, read_request};
 use super::stamp::Stamp;
 use super::tally::{Tally, Written};
-use super::{Context, ExtractReport, Progress, Stages, Stream, audit, evolve};
+use super::{Context, ExtractReport, Progress, Stages, Stream, audit, evolve, unlogged};
 use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
@@ -166,7 +166,7 @@ impl<'a> Pass<'a> {
 
     /// Whether the reading after this one, of what changed since an interrupted first read began, ends it.
     fn change_follows(&self) -> bool {
-        self.resumed() && self.plan.change == ChangeDetection::Timestamp
+        self.resumed() && matches!(self.plan.change, ChangeDetection::Timestamp | ChangeDetection::Log)
     }
 
     async fn run(&mut self, progress: &Arc<Progress>) -> Result<ExtractReport> {
@@ -310,6 +310,11 @@ impl<'a> Pass<'a> {
                 writer = writer.unsorted();
             }
             let is_log = self.plan.extent == Extent::Log;
+            if is_log {
+                let (table, schema) = (self.table.clone(), self.plan.schema.clone());
+                let stores = self.context.lake.stores();
+                rows = unlogged::filled(rows, table, schema, stores, self.context.budget);
+            }
             let mut gone = is_log.then(|| GoneKeys::new(&self.table, self.context.budget)).transpose()?;
             let mut sieve = comparison.map(Comparison::sieve);
             let (progress, stamp, gate) = (progress.clone(), stamp.clone(), self.gate.clone());

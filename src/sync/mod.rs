@@ -25,6 +25,7 @@ mod retry;
 mod stamp;
 mod state;
 mod tally;
+mod unlogged;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -35,7 +35,7 @@ pub(crate) use judge::{Store, judge, judge_by, judge_by_three, judge_in};
 pub(crate) use mariadb::{MariaDatabase, MariaDb, PASSWORD as MARIADB_PASSWORD, mariadb};
 pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};
-pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres};
+pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres, programs as postgres_programs};
 pub(crate) use proxy::Proxy;
 pub(crate) use replica::Replica;
 pub(crate) use s3::{S3, rest_catalog, s3};

@@ -50,6 +50,8 @@ mod mysql_source;
 mod mysql_target;
 mod past;
 mod postgres_keyset;
+mod postgres_log;
+mod postgres_log_model;
 mod postgres_source;
 mod postgres_target;
 mod refused_rows;

@@ -62,8 +62,8 @@ pub(super) fn choose(relation: &Relation, request: &ReadRequest) -> Result<Choic
     if request.change == ChangeDetection::Full {
         return Ok(Choice { change: ChangeDetection::Full, cursor: None, notes: Vec::new() });
     }
-    use ChangeDetection::{Log, Rowversion, Temporal, Tracking};
-    if matches!(request.change, Rowversion | Tracking | Log | Temporal) {
+    use ChangeDetection::{Rowversion, Temporal, Tracking};
+    if matches!(request.change, Rowversion | Tracking | Temporal) {
         return Err(foreign_change("postgres", request));
     }
     let mut choice = match &request.cursor {

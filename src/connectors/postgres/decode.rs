@@ -105,6 +105,19 @@ impl Decoder {
         Ok((at, None))
     }
 
+    /// Takes one row as it stands in a COPY, without the message around it; says when a batch is full.
+    pub(super) fn take_row(&mut self, row: &[u8]) -> Result<Option<RecordBatch>> {
+        match self.row(row)? {
+            Found::Row(len) if len == row.len() => {
+                self.rows += 1;
+                self.bytes += len;
+            }
+            _ => return Err(corrupt("a row is not as long as it says")),
+        }
+        let full = self.rows >= self.batch_rows || self.bytes >= self.batch_bytes;
+        if full { self.batch().map(Some) } else { Ok(None) }
+    }
+
     /// A COPY is over and another may follow, whose rows go on in the same batch. Fails when the end of
     /// the rows did not arrive.
     pub fn end_of_copy(&mut self) -> Result<()> {

@@ -231,6 +231,13 @@ async fn missing(session: &Session, table: &TableId) -> Result<Error> {
     Ok(missing_table(table, there, "`frazil discover` lists what there is; names keep their case"))
 }
 
+/// The cluster and its timeline, where the user may know them.
+pub(super) async fn cluster(session: &Session) -> Option<String> {
+    let sql =
+        "SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()";
+    session.query_typed(sql, &[]).await.ok()?.first().map(|row| row.get(0))
+}
+
 type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 async fn relations(session: &Session, filter: &str, params: &[Param<'_>]) -> Result<Vec<Relation>> {

@@ -15,6 +15,7 @@ mod estimate;
 mod horizon;
 mod keyset;
 mod load;
+mod log;
 mod nested;
 mod numeric;
 mod position;

@@ -10,6 +10,7 @@
 use chrono::{DateTime, Datelike, SecondsFormat};
 use serde::{Deserialize, Serialize};
 
+use super::log::{Described, Lsn, Snapshot};
 use crate::connectors::sql::{self, Number, as_text};
 
 /// A watermark, taken apart; its source is the cluster and its timeline.
@@ -30,10 +31,41 @@ pub(super) enum Position {
     },
     /// Every row whose cursor is at most `at`. `None`: nothing is sure yet.
     Id { column: String, at: Option<Number> },
+    /// Every change that the log has up to a place.
+    Log(Followed),
     /// All rows before a block, on the way to `then`.
     FirstRead { then: Box<Position>, layout: String, done_to_block: u64 },
     /// All rows up to a key, on the way to `then`; where rows are not read by place.
     FirstReadByKey { then: Box<Position>, layout: String, key: Vec<String>, after: Vec<String> },
+}
+
+/// How far the log was followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Followed {
+    /// The replication slot that keeps the log from here on.
+    pub(super) slot: String,
+    /// The publication that the slot is read by.
+    pub(super) publication: String,
+    /// Transactions whose commit record is before it are in the lake.
+    pub(super) lsn: Lsn,
+    /// When the server was asked last, in seconds since 1970.
+    pub(super) seen: Number,
+    /// What the lake has already of what comes in the log after `lsn`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) ahead: Option<Ahead>,
+    /// What the table looked like.
+    pub(super) table: Described,
+}
+
+/// What a read of the table has seen of the log that is still to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ahead {
+    /// The transactions that all of it has seen.
+    pub(super) snapshot: Snapshot,
+    /// Nothing beyond this place was seen.
+    pub(super) until: Lsn,
+    /// Whether it was interrupted, so that parts of it have seen more than others.
+    pub(super) parts: bool,
 }
 
 /// Microseconds since 1970, as text.

@@ -32,6 +32,20 @@ pub(super) struct Shape {
     pub(super) replaced: Vec<AtomicU64>,
 }
 
+impl Shape {
+    /// The same, with nothing counted.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            schema: SchemaRef::clone(&self.schema),
+            codecs: self.codecs.clone(),
+            policy: self.policy,
+            batch_rows: self.batch_rows,
+            batch_bytes: self.batch_bytes,
+            replaced: self.codecs.iter().map(|_| 0.into()).collect(),
+        }
+    }
+}
+
 /// Sessions at rest.
 pub(super) type Pool = sql::Pool<Session>;
 

@@ -13,14 +13,16 @@ use async_trait::async_trait;
 
 use super::choose::choose;
 use super::discover::{self, Relation};
+use super::log;
 use super::read::PostgresReading;
 use super::rows::Pool;
 use super::window::{self, Prepared, Stage};
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{POSTGRES, counting, lock};
+use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::source::{ChangeDetection, Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
 use crate::table::{Fidelity, TableDescription, TableId};
 
 /// Older servers lack generated columns in their catalog, and are not maintained any more.
@@ -64,14 +66,22 @@ impl Source for PostgresSource {
 
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let session = self.session().await?;
-        let prepared = self.prepare(&session, request, None, Stage::Plan).await?;
+        let plan = if request.change == ChangeDetection::Log {
+            log::plan(&session, request).await.map_err(|error| self.placed(error, request))?
+        } else {
+            self.prepare(&session, request, None, Stage::Plan).await?.plan
+        };
         self.rest(session);
-        Ok(prepared.plan)
+        Ok(plan)
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
         let session = self.session().await?;
         let described = lock(&self.described).take().filter(|relation| relation.id == request.table);
+        if request.change == ChangeDetection::Log {
+            let opened = log::open(&self.connection, session, &request, described, &self.idle).await;
+            return opened.map_err(|error| self.placed(error, &request));
+        }
         let prepared = self.prepare(&session, &request, described, Stage::Read).await?;
         Ok(Box::new(PostgresReading {
             plan: prepared.plan,
@@ -84,6 +94,19 @@ impl Source for PostgresSource {
             sessions: Arc::new(Mutex::new(vec![session])),
             idle: Arc::clone(&self.idle),
         }))
+    }
+
+    async fn acknowledge(&self, _table: &TableId, position: &Watermark) -> Result<()> {
+        if !log::is_position(position) {
+            return Ok(());
+        }
+        let session = self.session().await?;
+        match log::acknowledge(&session, position).await {
+            Ok(()) => self.rest(session),
+            // The rows are in the lake. The next pass confirms them, or says what is wrong with the slot.
+            Err(error) => tracing::warn!(%error, "the replication slot was not moved on"),
+        }
+        Ok(())
     }
 
     async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64> {
@@ -116,6 +139,10 @@ async fn findings(session: &Session, relation: &Relation, request: &ReadRequest)
     if relation.row_security {
         let message = format!("row security policies hide rows of {} from the user", relation.id);
         find(Severity::Warning, message, Some("ALTER ROLE <user> BYPASSRLS".to_owned()));
+    }
+    if request.change == ChangeDetection::Log {
+        findings.extend(log::findings(session, relation, request).await?);
+        return Ok(findings);
     }
     let choice = choose(relation, request)?;
     if let Some(cursor) = &choice.cursor {
@@ -160,8 +187,12 @@ impl PostgresSource {
         stage: Stage,
     ) -> Result<Prepared> {
         let prepared = window::prepare(session, request, described, stage).await;
-        prepared
-            .map_err(|error| error.with("table", &request.table).with("connection", self.connection.name()))
+        prepared.map_err(|error| self.placed(error, request))
+    }
+
+    /// Says where an error is.
+    fn placed(&self, error: Error, request: &ReadRequest) -> Error {
+        error.with("table", &request.table).with("connection", self.connection.name())
     }
 
     async fn session(&self) -> Result<Session> {

@@ -33,8 +33,8 @@ const WINDOW_BATCH_ROWS: usize = 8_192;
 /// Rows beyond the horizon are counted up to this number.
 const COUNT_LIMIT: i64 = 1000;
 /// Why an unfinished first read does not go on.
-const REWRITTEN: &str = "the table was rewritten since the unfinished first read";
-const OTHER_SETTINGS: &str = "an unfinished first read cannot go on with these settings";
+pub(super) const REWRITTEN: &str = "the table was rewritten since the unfinished first read";
+pub(super) const OTHER_SETTINGS: &str = "an unfinished first read cannot go on with these settings";
 
 /// A read that is decided.
 pub(super) struct Prepared {
@@ -62,7 +62,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared> {
     let mut relation = discover::unless(described, session, &request.table).await?;
     let choice = choose(&relation, request)?;
-    let source = cluster(session).await;
+    let source = discover::cluster(session).await;
     let mut window = Window { notes: choice.notes.clone(), request, source, choice };
     let start = window.start(&relation);
     let horizon = window.horizon(session, &relation, stage == Stage::Read).await?;
@@ -87,7 +87,7 @@ pub(super) async fn prepare(
 
 /// Opens the transaction that is read. The lock keeps the table's shape; it is the first statement, so
 /// the snapshot comes after it.
-async fn begin(session: &Session, relation: &Relation) -> Result<Relation> {
+pub(super) async fn begin(session: &Session, relation: &Relation) -> Result<Relation> {
     let mut begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL application_name = '{READER_NAME}'; \
          SET LOCAL jit = off"
@@ -108,7 +108,7 @@ async fn begin(session: &Session, relation: &Relation) -> Result<Relation> {
 }
 
 /// Where a read starts.
-enum Start {
+pub(super) enum Start {
     /// From nothing.
     Nothing,
     /// In the middle of a first read that ends at the position.
@@ -121,20 +121,26 @@ enum Start {
 }
 
 /// The horizon, by what the cursor counts.
-enum Limit {
+pub(super) enum Limit {
     None,
     Time(Horizon<Micros>),
     Number(Horizon<Number>),
 }
 
-struct Window<'a> {
+pub(super) struct Window<'a> {
     request: &'a ReadRequest,
     choice: Choice,
     source: Option<String>,
     notes: Vec<String>,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    /// Of a table whose changes are in the log: there is no cursor.
+    pub(super) fn of_log(request: &'a ReadRequest, source: Option<String>, notes: Vec<String>) -> Self {
+        let choice = Choice { change: ChangeDetection::Log, cursor: None, notes: Vec::new() };
+        Self { request, choice, source, notes }
+    }
+
     /// Reads the stored watermark; where it is of no use, a note says why.
     fn start(&mut self, relation: &Relation) -> Start {
         let Some(watermark) = self.request.from.as_ref().filter(|_| self.choice.cursor.is_some()) else {
@@ -188,12 +194,14 @@ impl Window<'_> {
                 Err(format!("it belongs to the column `{column}`, or to another type of it"))
             }
             Position::Full {} => Err("it comes from full reads".to_owned()),
+            Position::Log(_) => Err("it comes from the log".to_owned()),
         }
     }
 
     /// Whatever changes while a first read runs is read again, so its portions may be kept.
     fn resumable(&self) -> bool {
-        self.request.keyed && self.choice.change == ChangeDetection::Timestamp
+        let found = matches!(self.choice.change, ChangeDetection::Timestamp | ChangeDetection::Log);
+        self.request.keyed && found
     }
 
     async fn horizon(&self, session: &Session, relation: &Relation, wait: bool) -> Result<Limit> {
@@ -206,7 +214,7 @@ impl Window<'_> {
         })
     }
 
-    async fn decide(
+    pub(super) async fn decide(
         mut self,
         session: &Session,
         relation: &Relation,
@@ -459,15 +467,8 @@ async fn count(session: &Session, select: &str, limit: i64) -> Result<i64> {
     Ok(session.query_typed(&sql, &[]).await?.first().map_or(0, |row| row.get(0)))
 }
 
-/// The cluster and its timeline, where the user may know them.
-async fn cluster(session: &Session) -> Option<String> {
-    let sql =
-        "SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()";
-    session.query_typed(sql, &[]).await.ok()?.first().map(|row| row.get(0))
-}
-
 /// The columns wanted: how they are selected and how they are decoded.
-fn select(relation: &Relation, request: &ReadRequest) -> Result<(Shape, Select)> {
+pub(super) fn select(relation: &Relation, request: &ReadRequest) -> Result<(Shape, Select)> {
     let columns = match &request.columns {
         None => relation.columns.iter().collect(),
         Some(names) => names.iter().map(|name| relation.named(name)).collect::<Result<Vec<_>>>()?,

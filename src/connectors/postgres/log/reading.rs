@@ -1,0 +1,158 @@
+//! A pass through the log, in portions that end with a transaction.
+//!
+//! The first portion is read before the reading is opened: whether the log can be followed at all shows
+//! only there. What cannot be followed in a later one ends the pass, and the next reads the table.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::super::position::{Followed, Position, Stored};
+use super::super::rows::{Pool, Shape};
+use super::batches::batches;
+use super::changes::Changes;
+use super::fold::Following;
+use super::lsn::Lsn;
+use super::peek::{LOOK, Look, Seen};
+use super::table::Described;
+use crate::clients::postgres::Session;
+use crate::connectors::sql::{Number, lock, replaced_values};
+use crate::delta::Watermark;
+use crate::error::Result;
+use crate::source::{Portion, ReadPlan, Reading};
+
+/// A position moves on although nothing changed when it is this old, in seconds…
+const HEARTBEAT: i64 = 3600;
+/// … or when this much log waits for it on the server: four of its files.
+const HEARTBEAT_BYTES: u64 = 64 << 20;
+/// How many batches of changes are held in memory before they go to disk: the shares of one portion are
+/// then no larger than that either, whatever the transaction.
+const HELD_BATCHES: usize = 4;
+
+/// What does not change in a pass.
+pub(super) struct Pass {
+    pub(super) table: Following,
+    pub(super) now: Described,
+    pub(super) shape: Arc<Shape>,
+    pub(super) source: Option<String>,
+    /// The watermark that the pass began with.
+    pub(super) from: Watermark,
+    pub(super) up_to: Lsn,
+    /// When the server was asked, in seconds since 1970.
+    pub(super) asked: i64,
+}
+
+pub(super) struct LogReading {
+    pub(super) plan: ReadPlan,
+    pub(super) pass: Pass,
+    pub(super) at: Followed,
+    pub(super) ready: Option<Changed>,
+    pub(super) over: bool,
+    pub(super) session: Option<Session>,
+    pub(super) idle: Pool,
+}
+
+/// A portion that was read.
+pub(super) struct Changed {
+    changes: Changes,
+    to: Followed,
+    complete: bool,
+}
+
+impl Pass {
+    /// The next look from a position.
+    pub(super) fn look<'a>(&self, at: &'a Followed) -> Look<'a> {
+        Look {
+            slot: &at.slot,
+            publication: &at.publication,
+            after: at.lsn,
+            seen: at.ahead.as_ref().map(|ahead| &ahead.snapshot),
+            up_to: self.up_to,
+            // What some of the lake has seen already, and some not, must not come in portions.
+            most: (!in_parts(at)).then_some(LOOK),
+            most_bytes: self.shape.batch_bytes * HELD_BATCHES,
+            batch_bytes: self.shape.batch_bytes,
+        }
+    }
+
+    /// The portion that a look makes.
+    pub(super) fn changed(&self, at: &Followed, changes: Changes, end: Option<Lsn>) -> Changed {
+        let lsn = end.unwrap_or(self.up_to.max(at.lsn));
+        let to = Followed {
+            lsn,
+            seen: Number(self.asked),
+            ahead: at.ahead.clone().filter(|ahead| lsn < ahead.until),
+            table: self.now.clone(),
+            ..at.clone()
+        };
+        Changed { changes, to, complete: end.is_none() }
+    }
+
+    /// The watermark of a portion. One without changes that is not worth a commit keeps what is there.
+    fn watermark(&self, at: &Followed, changed: &Changed) -> Watermark {
+        let to = &changed.to;
+        let idle = changed.changes.is_empty() && !in_parts(at) && at.table == to.table;
+        let fresh = to.seen.0 - at.seen.0 < HEARTBEAT && to.lsn.since(at.lsn) < HEARTBEAT_BYTES;
+        let is_first =
+            || Stored::read(&self.from).is_ok_and(|from| from.position == Position::Log(at.clone()));
+        if idle && (fresh || at.lsn == to.lsn) && is_first() {
+            return self.from.clone();
+        }
+        Stored::new(self.source.clone(), Position::Log(to.clone())).write()
+    }
+}
+
+/// Whether the lake has a first read of several snapshots.
+pub(super) fn in_parts(at: &Followed) -> bool {
+    at.ahead.as_ref().is_some_and(|ahead| ahead.parts)
+}
+
+#[async_trait]
+impl Reading for LogReading {
+    fn plan(&self) -> &ReadPlan {
+        &self.plan
+    }
+
+    async fn next(&mut self) -> Result<Option<Portion>> {
+        if self.ready.is_none() && !self.over {
+            self.read_on().await?;
+        }
+        let Some(changed) = self.ready.take() else {
+            self.close();
+            return Ok(None);
+        };
+        let resume = self.pass.watermark(&self.at, &changed);
+        self.over |= changed.complete;
+        self.at = changed.to;
+        let streams = match changed.changes.is_empty() {
+            true => Vec::new(),
+            false => vec![batches(changed.changes, Arc::clone(&self.pass.shape))?],
+        };
+        Ok(Some(Portion { streams, resume, complete: changed.complete }))
+    }
+}
+
+impl LogReading {
+    /// Reads the next portion. The one before it is in the lake, and was confirmed.
+    async fn read_on(&mut self) -> Result<()> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        let (session, seen) = self.pass.look(&self.at).look(session, &self.pass.table).await?;
+        self.session = Some(session);
+        match seen {
+            Seen::Changes(changes, end) => self.ready = Some(self.pass.changed(&self.at, changes, end)),
+            Seen::Broken(why) => {
+                self.plan.notes.push(format!("the next pass reads the whole table: {}", why.0));
+                self.over = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            lock(&self.idle).push(session);
+            let shape = &self.pass.shape;
+            self.plan.notes.extend(replaced_values(&shape.schema, &shape.replaced, "`out_of_range`"));
+        }
+    }
+}

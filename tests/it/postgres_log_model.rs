@@ -1,0 +1,137 @@
+//! `change: log` while others write, and while it is killed: what is in the lake in the end is what is in
+//! the source, and what it showed in between was there too.
+//!
+//! Writers move amounts between accounts, so that every state of the table has the same sum; a state that
+//! never was has another one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::fixture::{self, Database, Pipeline};
+use crate::sync::{assert_same, two_databases};
+
+const ACCOUNTS: i64 = 300;
+const SUM: i64 = ACCOUNTS * 100;
+
+/// Numbers that look random and come again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: i64) -> i64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % sides as u64) as i64
+    }
+}
+
+async fn seed(source: &Database) {
+    source
+        .run(&format!(
+            "create table accounts (id bigint primary key, amount bigint not null, note text);
+             alter table accounts alter note set storage external;
+             insert into accounts select i, 100, repeat('n' || i, 1000) from generate_series(1, {ACCOUNTS}) i;
+             create procedure move(a bigint, b bigint, n bigint) language plpgsql as $$ begin
+                 update accounts set amount = amount - n where id = a;
+                 if not found then raise 'nobody'; end if;
+                 update accounts set amount = amount + n where id = b;
+                 if not found then raise 'nobody'; end if;
+             end $$;
+             create table parts (id bigint primary key, v int not null, filler text);
+             insert into parts select i, 0, repeat('x', 100) from generate_series(1, 20000) i;
+             analyze"
+        ))
+        .await;
+}
+
+/// One transaction: amounts move, rows come and go, keys change; some of it is taken back.
+fn transaction(dice: &mut Dice) -> String {
+    let (a, b, amount) = (dice.roll(ACCOUNTS) + 1, dice.roll(ACCOUNTS) + 1, dice.roll(50));
+    let row = |n: i64| format!("(select id from accounts where id % 1000 = {n} order by id limit 1)");
+    let mut sql =
+        format!("begin isolation level repeatable read; call move({}, {}, {amount});", row(a), row(b));
+    sql += &match dice.roll(8) {
+        0 => format!("insert into accounts values ({}, 0, 'new');", 1_000_000 + dice.roll(1 << 40)),
+        1 => "delete from accounts where id > 1000000 and id % 3 = 1 and amount = 0;".to_owned(),
+        2 => format!("update accounts set id = id + 1000, note = 'moved' where id = {};", row(a)),
+        3 => {
+            format!("update accounts set note = repeat('m', {}) where id = {};", 10 + dice.roll(5000), row(b))
+        }
+        4 => "savepoint s; update accounts set amount = 0; delete from accounts; rollback to s;".to_owned(),
+        5 => format!("update parts set v = v + 1 where id between {a} * 50 and {a} * 50 + 40;"),
+        6 => format!(
+            "delete from parts where id = {}; insert into parts values ({}, 1, 'again') on conflict do nothing;",
+            a * 7,
+            b * 9
+        ),
+        _ => String::new(),
+    };
+    sql + if dice.roll(10) == 0 { "rollback" } else { "commit" }
+}
+
+/// Writes until it is told to stop. Transactions that meet each other may fail: then nothing of them counts.
+async fn write(source: &Database, seed: u64, stop: Arc<AtomicBool>) -> u64 {
+    let (client, mut dice, mut done) = (source.client().await, Dice(seed), 0);
+    while !stop.load(Ordering::Relaxed) {
+        if client.batch_execute(&transaction(&mut dice)).await.is_err() {
+            let _ = client.batch_execute("rollback").await;
+        }
+        done += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_while_others_write_and_it_is_killed() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "log_model").await;
+    let source = Arc::new(source);
+    seed(&source).await;
+    let streams = ["public.accounts: { change: log }", "public.parts: { change: log, portion: 512KiB }"];
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &streams);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = [11, 23]
+        .map(|seed| {
+            let (source, stop) = (source.clone(), stop.clone());
+            tokio::spawn(async move { write(&source, seed, stop).await })
+        })
+        .into();
+    // Killed in the first read, in each of its stages, and then in passes.
+    for faults in [
+        "before_commit=return(kill)",
+        "after_commit=1*off->return(kill)",
+        "after_commit=2*off->return(kill)",
+        "before_acknowledge=return(kill)",
+        "before_commit=1*off->return(kill)",
+        "after_commit=return(kill)",
+        "before_acknowledge=1*off->return(kill)",
+        "in_load_transaction=return(kill)",
+        "before_commit=return(kill)",
+        "after_load=return(kill)",
+    ] {
+        let ran = pipeline.run_with_faults(&["run"], faults);
+        assert_ne!(ran.code, Some(0), "{faults} did not come by: {ran:?}");
+        pipeline.ok(&["run"]);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 20, "hardly anything was written");
+    }
+    let last = pipeline.json(&["run"]);
+    for report in &last {
+        assert_eq!(report["extract"]["extent"], "log", "{report}");
+    }
+    assert_same(&source, &target, "select * from accounts").await;
+    assert_same(&source, &target, "select * from parts").await;
+    for table in ["accounts", "parts"] {
+        let location = pipeline.location("public", table);
+        fixture::judge(&location, &source.url(), &format!("select * from {table}"));
+    }
+    let listed = pipeline.json(&["snapshots", "accounts"]);
+    for id in listed.iter().map(|snapshot| snapshot["snapshot"].to_string().trim_matches('"').to_owned()) {
+        let sum = "select sum(amount) as s from accounts";
+        let seen = pipeline.ok(&["query", "--as-of", &id, "--output", "csv", sum]).stdout;
+        assert_eq!(seen.lines().nth(1), Some(SUM.to_string().as_str()), "snapshot {id}: {seen}");
+    }
+    let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()";
+    source.run(drop).await;
+}
