@@ -116,9 +116,12 @@ impl<'a> Pass<'a> {
         request.reader = format!("{} {}", context.lake.warehouse(), stream.lake_table);
 
         let key = request.key.clone();
+        if let Some(OnGap::Fail) = request.from.as_ref().map(|_| stream.settings.on_gap) {
+            // Asked before anything is opened: that may make things on the source.
+            check_gap(stream, position.as_ref(), &source.plan(&request).await?)?;
+        }
         let reading = source.open(request).await?;
         let plan = reading.plan().clone();
-        check_gap(stream, position.as_ref().filter(|_| !anew), &plan)?;
         let spec = lake_table_plan(stream, description, &plan)?;
         let mode = spec.mode;
         let mut notes = Vec::new();
@@ -469,10 +472,10 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Stops where the source cannot go on from the position, and the stream says to stop then.
+/// Stops where the source cannot go on from the position. An unfinished first read loses nothing.
 fn check_gap(stream: &Stream, position: Option<&Position>, plan: &ReadPlan) -> Result<()> {
     let goes_on = plan.continues || plan.change == ChangeDetection::Full || plan.extent != Extent::Whole;
-    if stream.settings.on_gap == OnGap::Resnapshot || goes_on || position.is_none_or(|at| at.unfinished) {
+    if goes_on || position.is_none_or(|at| at.unfinished) {
         return Ok(());
     }
     let why = plan.notes.iter().find(|note| note.contains("is not used")).cloned();

@@ -195,7 +195,8 @@ async fn what_the_log_does_not_say_is_read_from_the_table() {
     let retyped = log.after("alter table t alter b type bigint", T).await;
     assert!(extent(&retyped) == "whole" && noted(&retyped, "type of `b`"), "{retyped}");
     // The table was written anew, with the same rows.
-    let rewritten = log.after("vacuum full t; update t set b = 0 where id = 1", T).await;
+    log.source.run("vacuum full t").await;
+    let rewritten = log.after("update t set b = 0 where id = 1", T).await;
     assert_eq!(extent(&rewritten), "log", "{rewritten}");
     let dropped = log
         .after(
