@@ -75,7 +75,7 @@ async fn write(source: &Database, seed: u64, stop: Arc<AtomicBool>) -> u64 {
             let _ = client.batch_execute("rollback").await;
         }
         done += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     done
 }
@@ -86,7 +86,11 @@ async fn nothing_is_lost_or_doubled_while_others_write_and_it_is_killed() {
     let (source, target) = two_databases(&pg, "log_model").await;
     let source = Arc::new(source);
     seed(&source).await;
-    let streams = ["public.accounts: { change: log }", "public.parts: { change: log, portion: 512KiB }"];
+    // Portions that take some transactions each.
+    let streams = [
+        "public.accounts: { change: log, portion: 64KiB }",
+        "public.parts: { change: log, portion: 512KiB }",
+    ];
     let pipeline = Pipeline::new(&source.url(), &target.url(), &streams);
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = [11, 23]

@@ -21,9 +21,11 @@ use crate::connectors::sql::{POSTGRES, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
 
-/// Messages after which a look ends with the transaction under way. Each look begins where the server kept
+/// Messages after which a look ends with the transaction under way, at most. Each look begins where the server kept
 /// the log, some seconds before the position: fewer would read that again and again.
-pub(super) const LOOK: u64 = 500_000;
+const LOOK: u64 = 500_000;
+/// Bytes that a message is taken to have.
+const MESSAGE_BYTES: u64 = 128;
 /// Messages in a batch on the way from the server.
 const MESSAGES: usize = 8_192;
 /// What was written is on disk at once, or when the server's writer comes by, some times a second.
@@ -31,6 +33,11 @@ const PATIENCE_FLUSH: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// After so long the server is given something that has to be on disk.
 const NUDGE: Duration = Duration::from_millis(100);
+
+/// How many messages a portion of about so many bytes takes.
+pub(super) fn messages(portion_bytes: u64) -> u64 {
+    (portion_bytes / MESSAGE_BYTES).clamp(1, LOOK)
+}
 
 /// What to look at.
 pub(super) struct Look<'a> {

@@ -13,7 +13,7 @@ use super::batches::batches;
 use super::changes::Changes;
 use super::fold::Following;
 use super::lsn::Lsn;
-use super::peek::{LOOK, Look, Seen};
+use super::peek::{Look, Seen};
 use super::table::Described;
 use crate::clients::postgres::Session;
 use crate::connectors::sql::{Number, lock, replaced_values};
@@ -38,6 +38,8 @@ pub(super) struct Pass {
     /// The watermark that the pass began with.
     pub(super) from: Watermark,
     pub(super) up_to: Lsn,
+    /// About how many messages a portion has.
+    pub(super) messages: u64,
     /// When the server was asked, in seconds since 1970.
     pub(super) asked: i64,
 }
@@ -69,7 +71,7 @@ impl Pass {
             seen: at.ahead.as_ref().map(|ahead| &ahead.snapshot),
             up_to: self.up_to,
             // What some of the lake has seen already, and some not, must not come in portions.
-            most: (!in_parts(at)).then_some(LOOK),
+            most: (!in_parts(at)).then_some(self.messages),
             most_bytes: self.shape.batch_bytes * HELD_BATCHES,
             batch_bytes: self.shape.batch_bytes,
         }

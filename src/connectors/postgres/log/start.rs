@@ -257,6 +257,7 @@ impl<'a> Opening<'a> {
             source: self.source.clone(),
             from: self.request.from.clone().unwrap_or_else(|| Watermark::new("")),
             up_to,
+            messages: peek::messages(self.request.portion_bytes),
             asked: self.asked,
         })
     }
