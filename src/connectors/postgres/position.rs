@@ -151,6 +151,21 @@ mod tests {
     }
 
     #[test]
+    fn a_place_in_the_log_is_read_back() {
+        let text = r#"{"v":1,"source":"77/1","kind":"log","slot":"s","publication":"p","lsn":"16/B374D848","seen":"1763722800","ahead":{"snapshot":"7:9:7,8","until":"16/B374D900","parts":false},"table":{"oid":3000000000,"entry":"r5","columns":["1:23:-1:id"],"layout":"a"}}"#;
+        let stored = Stored::read(&Watermark::new(text)).unwrap();
+        assert!(matches!(&stored.position, Position::Log(at) if at.lsn == Lsn(0x16_B374_D848)));
+        assert_eq!(stored.write().as_str(), text);
+        let first = Position::FirstRead {
+            then: Box::new(stored.position.clone()),
+            layout: "a".into(),
+            done_to_block: 3,
+        };
+        let first = Stored::new(stored.source, first);
+        assert_eq!(Stored::read(&first.write()), Ok(first));
+    }
+
+    #[test]
     fn literals_are_exact() {
         let at = Micros(1_763_722_800_000_001);
         assert_eq!(at.literal("timestamptz"), "'2025-11-21 11:00:00.000001+00'::timestamptz");

@@ -146,6 +146,12 @@ pub(super) struct Share {
     last: Vec<Last>,
 }
 
+/// The last change of a key so far, and its row where that was put together.
+struct Newest {
+    at: usize,
+    merged: Option<Vec<u8>>,
+}
+
 enum Last {
     Came { at: usize },
     Merged { row: usize },
@@ -153,26 +159,26 @@ enum Last {
 
 impl Share {
     fn new(bytes: Vec<u8>) -> Result<Self> {
-        let mut newest: HashMap<&[u8], (usize, Option<Vec<u8>>), RandomState> = HashMap::default();
+        let mut newest: HashMap<&[u8], Newest, RandomState> = HashMap::default();
         let mut at = 0;
         while let Some((op, key, row, next)) = record(&bytes, at) {
-            let place = newest.entry(key).or_insert((at, None));
+            let place = newest.entry(key).or_insert(Newest { at, merged: None });
             let mut merged = None;
-            if op == Op::Upsert && place.0 != at && lacks(row) {
-                let (before, _, old, _) = record(&bytes, place.0).ok_or_else(lost)?;
+            if op == Op::Upsert && place.at != at && lacks(row) {
+                let (before, _, old, _) = record(&bytes, place.at).ok_or_else(lost)?;
                 if before == Op::Upsert {
-                    merged = Some(merge(place.1.as_deref().unwrap_or(old), row)?);
+                    merged = Some(merge(place.merged.as_deref().unwrap_or(old), row)?);
                 }
             }
-            *place = (at, merged);
+            *place = Newest { at, merged };
             at = next;
         }
         let mut order: Vec<_> = newest.into_values().collect();
-        order.sort_unstable_by_key(|(at, _)| *at);
+        order.sort_unstable_by_key(|newest| newest.at);
         let mut merged = Vec::new();
         let last = order
             .into_iter()
-            .map(|(at, row)| match row {
+            .map(|Newest { at, merged: row }| match row {
                 None => Last::Came { at },
                 Some(row) => {
                     merged.push(row);
