@@ -90,10 +90,11 @@ impl Pass {
         Changed { changes, to, complete: end.is_none() }
     }
 
-    /// The watermark of a portion. One without changes that is not worth a commit keeps what is there.
+    /// The watermark of a portion. A last one without changes that is not worth a commit keeps what is there;
+    /// one that others follow has to be confirmed, or the next look sees the same again.
     fn watermark(&self, at: &Followed, changed: &Changed) -> Watermark {
         let to = &changed.to;
-        let idle = changed.changes.is_empty() && !in_parts(at) && at.table == to.table;
+        let idle = changed.changes.is_empty() && !in_parts(at) && at.table == to.table && changed.complete;
         let fresh = to.seen.0 - at.seen.0 < HEARTBEAT && to.lsn.since(at.lsn) < HEARTBEAT_BYTES;
         let is_first =
             || Stored::read(&self.from).is_ok_and(|from| from.position == Position::Log(at.clone()));
