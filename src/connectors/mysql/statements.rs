@@ -289,7 +289,12 @@ mod tests {
     fn soft_deletes() {
         let mut soft = statements(Deletes::Soft);
         soft.columns.truncate(2);
-        check(&[soft.delete().unwrap(), soft.update().unwrap()].join("\n"), expect![[r#""#]]);
+        check(
+            &[soft.delete().unwrap(), soft.update().unwrap()].join("\n"),
+            expect![[r#"
+                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_deleted_at` = UTC_TIMESTAMP(6) WHERE s.op = 1 AND t.`_deleted_at` IS NULL
+                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_deleted_at` = NULL WHERE s.op = 0"#]],
+        );
         soft.deletes = Deletes::Ignore;
         assert_eq!((soft.delete(), soft.update()), (None, None));
     }
@@ -317,6 +322,16 @@ mod tests {
             text += &all.end_versions(at, which).unwrap().map(|statement| statement + "\n").concat();
         }
         text += &all.begin_versions(at);
-        check(&text, expect![[r#""#]]);
+        check(
+            &text,
+            expect![[r#"
+                DELETE t FROM `Sales`.`order` AS t LEFT JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE t.`_is_current` = 1 AND t.`_valid_from` >= TIMESTAMP'2025-11-21 11:00:00.123000' AND s.op IS NULL
+                UPDATE `Sales`.`order` AS t LEFT JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_valid_to` = TIMESTAMP'2025-11-21 11:00:00.123000', t.`_is_current` = 0 WHERE t.`_is_current` = 1 AND s.op IS NULL
+                DELETE t FROM `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE t.`_is_current` = 1 AND t.`_valid_from` >= TIMESTAMP'2025-11-21 11:00:00.123000' AND s.op = 1
+                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_valid_to` = TIMESTAMP'2025-11-21 11:00:00.123000', t.`_is_current` = 0 WHERE t.`_is_current` = 1 AND s.op = 1
+                DELETE t FROM `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE t.`_is_current` = 1 AND t.`_valid_from` >= TIMESTAMP'2025-11-21 11:00:00.123000' AND s.op = 0 AND NOT (CONVERT(t.`na``me` USING utf8mb4) COLLATE utf8mb4_bin <=> s.c2 AND CHAR_LENGTH(t.`na``me`) <=> CHAR_LENGTH(s.c2) AND t.`data` <=> s.c3)
+                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_valid_to` = TIMESTAMP'2025-11-21 11:00:00.123000', t.`_is_current` = 0 WHERE t.`_is_current` = 1 AND s.op = 0 AND NOT (CONVERT(t.`na``me` USING utf8mb4) COLLATE utf8mb4_bin <=> s.c2 AND CHAR_LENGTH(t.`na``me`) <=> CHAR_LENGTH(s.c2) AND t.`data` <=> s.c3)
+                INSERT INTO `Sales`.`order` (`Id`, `code`, `na``me`, `data`, `_valid_from`, `_valid_to`, `_is_current`) SELECT s.c0, s.c1, s.c2, s.c3, COALESCE((SELECT MAX(t.`_valid_to`) FROM `Sales`.`order` AS t WHERE t.`Id` = s.c0 AND t.`code` = s.c1 AND t.`_valid_to` > TIMESTAMP'2025-11-21 11:00:00.123000'), TIMESTAMP'2025-11-21 11:00:00.123000'), NULL, 1 FROM `Sales`.`frazil_staging` AS s WHERE s.op = 0 AND NOT EXISTS (SELECT 1 FROM `Sales`.`order` AS t WHERE t.`Id` = s.c0 AND t.`code` = s.c1 AND t.`_is_current` = 1) ORDER BY s.c0, s.c1"#]],
+        );
     }
 }
