@@ -93,7 +93,7 @@ pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horiz
             begin
         }
         Err(error) if number(&error) == Some(DENIED) => {
-            horizon.notes.push(format!("the user may not see who is writing: {GRANT}; until then the watermark stays an hour behind, and what is younger is read again"));
+            horizon.notes.push(format!("the user may not see who is writing: {GRANT}; until then changes of the last hour wait, or are read again and again with `beyond_horizon: read`"));
             clock.minus(UNSEEN)
         }
         Err(error) => return Err(error),
