@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fixture::{self, Pipeline};
+use crate::tds::{Engine, Server};
 
 const ROWS: &str = "select id, email, status, at from orders order by id";
 
@@ -23,6 +24,7 @@ struct Case {
 enum Place {
     Sqlite(std::path::PathBuf),
     Postgres(fixture::Database),
+    SqlServer(Engine, #[allow(dead_code, reason = "it ends with the value")] Server),
 }
 
 impl Case {
@@ -33,6 +35,7 @@ impl Case {
             let url = database.url();
             cases.push(Self::new(tempfile::tempdir().unwrap(), &url, Place::Postgres(database), settings));
         }
+        cases.push(Self::sql_server(settings));
         cases
     }
 
@@ -43,9 +46,20 @@ impl Case {
         Self::new(folder, &url, Place::Sqlite(file), settings)
     }
 
+    fn sql_server(settings: &str) -> Self {
+        let engine = Engine::new();
+        let server = Server::with_engine(&engine);
+        let url = server.url();
+        Self::new(tempfile::tempdir().unwrap(), &url, Place::SqlServer(engine, server), settings)
+    }
+
     /// Twelve rows `(1, 'a', 'a', '50')`, loaded.
     fn new(folder: TempDir, target: &str, place: Place, settings: &str) -> Self {
-        let name = if matches!(place, Place::Sqlite(_)) { "sqlite" } else { "postgres" };
+        let name = match place {
+            Place::Sqlite(_) => "sqlite",
+            Place::Postgres(_) => "postgres",
+            Place::SqlServer(..) => "sql server",
+        };
         let source = format!("sqlite://{}", folder.path().join("shop.db").display());
         let stream = format!("main.orders: {{ change: full, {settings} }}");
         let case = Self { pipeline: Pipeline::new(&source, target, &[&stream]), folder, target: place, name };
@@ -66,6 +80,7 @@ impl Case {
         match &self.target {
             Place::Sqlite(file) => Connection::open(file).unwrap().execute_batch(sql).unwrap(),
             Place::Postgres(database) => database.run(sql).await,
+            Place::SqlServer(engine, _) => engine.behind(&sql.replace(" orders", " \"dbo.orders\"")),
         }
     }
 
@@ -83,6 +98,11 @@ impl Case {
             }
             Place::Postgres(database) => {
                 database.text(ROWS).await.lines().map(|line| line.replace(" | ", " ")).collect()
+            }
+            Place::SqlServer(engine, _) => {
+                let rows =
+                    "SELECT t.[id], t.[email], t.[status], t.[at] FROM [dbo].[orders] AS t ORDER BY t.[id]";
+                engine.run(rows).into_iter().map(|row| row.replace('|', " ")).collect()
             }
         }
     }
@@ -531,6 +551,7 @@ async fn chance_finds_no_merge_that_is_wrong() {
                 let url = database.url();
                 Case::new(tempfile::tempdir().unwrap(), &url, Place::Postgres(database), &settings)
             }
+            _ if seed % 4 == 3 => Case::sql_server(&settings),
             _ => Case::sqlite(&settings),
         };
         let row = || ("a".to_owned(), "a".to_owned(), "50".to_owned());

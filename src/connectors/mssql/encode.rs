@@ -22,6 +22,7 @@ use super::kind::Kind;
 use super::statements::ASIDE;
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
+use crate::table::HAS_BASE;
 use crate::target::LETTER_COLUMN;
 
 /// The longest `nvarchar(n)` whose bulk column is declared as it is sent: beyond, the client declares
@@ -179,6 +180,11 @@ impl Output {
     pub fn of(index: usize, name: &str, arrow: &DataType, target: &str) -> Option<Self> {
         let wire = carry(arrow, target)?.wire;
         Some(Self { index, name: name.to_owned(), wire, key: false })
+    }
+
+    /// Whether rows were there before, at this place in the batch.
+    pub(super) fn base_mark(index: usize) -> Self {
+        Self { index, name: HAS_BASE.to_owned(), wire: Wire::Int(4), key: false }
     }
 
     /// The letters of rows that may be refused, at this place in the batch.

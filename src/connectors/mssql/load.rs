@@ -20,11 +20,11 @@ use super::relation::{self, Relation};
 use super::stage::{self, Staged};
 use super::statements::{Statements, Way};
 use crate::clients::mssql::{Isolation, Session};
-use crate::connectors::sql::{check_changes, check_changes_with_letters, endings};
+use crate::connectors::sql::{check_changes, check_changes_with_base, check_changes_with_letters, endings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::table::TableId;
-use crate::target::{Deletes, Merge, MergeStats, Refusals, Strategy};
+use crate::table::{TableId, base_column};
+use crate::target::{Conflicts, Deletes, Merge, MergeStats, Refusals, Strategy};
 
 /// How long to wait, in milliseconds, for a lock on the table that somebody else holds.
 const PATIENCE: u32 = 60_000;
@@ -32,13 +32,23 @@ const PATIENCE: u32 = 60_000;
 /// Staged rows from which an index on them pays: below, the server joins them as they are.
 const INDEX_FROM: u64 = 5_000;
 
+/// Who hears of rows that are not just written.
+#[derive(Default)]
+pub(super) struct Hears {
+    /// Where refused rows go; without it the first one ends the load.
+    pub(super) refusals: Option<Arc<dyn Refusals>>,
+    /// Who decides about rows that others changed; without it nobody looks.
+    pub(super) conflicts: Option<Arc<dyn Conflicts>>,
+}
+
 /// Runs the transaction up to, and without, its commit.
 pub(super) async fn run(
     session: &mut Session,
     id: &TableId,
     mut merge: Merge,
-    refusals: Option<Arc<dyn Refusals>>,
+    hears: Hears,
 ) -> Result<MergeStats> {
+    let Hears { refusals, conflicts } = hears;
     if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
         return Err(Error::new(ErrorKind::Config, "a merge needs a key")
             .with("table", id)
@@ -54,7 +64,8 @@ pub(super) async fn run(
     let relation = relation::relation(session, id).await?.ok_or_else(|| {
         Error::new(ErrorKind::Config, "the target table does not exist any more").with("table", id)
     })?;
-    let (outputs, statements) = columns(id, &merge, &relation, refusals.is_some())?;
+    let base = conflicts.is_some() && merge.strategy == Strategy::Merge;
+    let (outputs, statements) = columns(id, &merge, &relation, refusals.is_some(), base)?;
     let fresh = prepare::is_empty(session, id).await?;
     let staged = stage::run(session, &statements, &outputs, &mut merge, refusals.as_deref())
         .await
@@ -62,7 +73,13 @@ pub(super) async fn run(
 
     let key = !merge.table.key.is_empty();
     let mut load = Load { session, statements, relation, staged, key, refusals, refused: Vec::new() };
-    let stats = load.apply(merge.strategy, fresh).await.map_err(|error| error.with("table", id))?;
+    let beside = conflicts.as_deref().filter(|_| base);
+    // A table that others emptied is not one that was never filled.
+    let fresh = fresh && (beside.is_none() || merge.from.is_none());
+    let stats = load.apply(merge.strategy, fresh, beside).await.map_err(|error| error.with("table", id))?;
+    if let Some(conflicts) = &conflicts {
+        conflicts.keep().await?;
+    }
     faults::point(faults::IN_LOAD_TRANSACTION)?;
     control::note(session, &merge.stream, id, stats.staged, &merge.table.schema).await?;
     Ok(stats)
@@ -81,7 +98,12 @@ pub(super) struct Load<'a> {
 }
 
 impl Load<'_> {
-    async fn apply(&mut self, strategy: Strategy, fresh: bool) -> Result<MergeStats> {
+    async fn apply(
+        &mut self,
+        strategy: Strategy,
+        fresh: bool,
+        beside: Option<&dyn Conflicts>,
+    ) -> Result<MergeStats> {
         let mut stats = MergeStats { staged: self.staged.rows, ..MergeStats::default() };
         let whole = matches!(strategy, Strategy::Replace | Strategy::Versions { whole: true, .. });
         if self.staged.rows == 0 && !whole {
@@ -101,7 +123,12 @@ impl Load<'_> {
             if strategy == Strategy::Replace {
                 stats.deleted = self.execute(&self.statements.delete_others()).await?;
             }
+            let written = match beside {
+                Some(conflicts) => self.heed_others(conflicts).await?,
+                None => 0,
+            };
             self.change(&mut stats).await?;
+            stats.upserted += written;
         }
         if let Some([_, off]) = &identity {
             self.session.batch(off).await?;
@@ -189,7 +216,7 @@ impl Load<'_> {
         }
     }
 
-    async fn count(&mut self, query: &str) -> Result<u64> {
+    pub(super) async fn count(&mut self, query: &str) -> Result<u64> {
         let rows = self.session.rows(query).await?;
         let count = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose()?.flatten();
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
@@ -201,17 +228,29 @@ fn columns(
     merge: &Merge,
     relation: &Relation,
     letters: bool,
+    base: bool,
 ) -> Result<(Vec<Output>, Statements)> {
-    if letters {
-        check_changes_with_letters(id, merge)?;
-    } else {
-        check_changes(id, merge)?;
+    match (letters, base) {
+        (_, true) => check_changes_with_base(id, merge)?,
+        (true, false) => check_changes_with_letters(id, merge)?,
+        (false, false) => check_changes(id, merge)?,
     }
     let columns = prepare::columns(&merge.table, relation).map_err(|error| error.with("table", id))?;
-    let (mut outputs, columns): (Vec<_>, _) = columns.into_iter().unzip();
-    if letters {
-        outputs.push(Output::letter(merge.table.schema.fields().len()));
+    let (mut outputs, columns): (Vec<Output>, _) = columns.into_iter().unzip();
+    let width = merge.table.schema.fields().len();
+    if base {
+        let older = |own: &Output| Output {
+            index: width + own.index,
+            name: base_column(&own.name),
+            key: false,
+            ..own.clone()
+        };
+        let older: Vec<Output> = outputs.iter().map(older).collect();
+        outputs.extend(older);
+        outputs.extend([Output::base_mark(2 * width + 1), Output::letter(2 * width)]);
+    } else if letters {
+        outputs.push(Output::letter(width));
     }
-    let deletes = merge.table.deletes;
-    Ok((outputs, Statements { table: id.clone(), columns, deletes, letters, among: None }))
+    let (deletes, letters) = (merge.table.deletes, letters || base);
+    Ok((outputs, Statements { table: id.clone(), columns, deletes, letters, base, among: None }))
 }

@@ -2,6 +2,7 @@
 
 use super::Connector;
 
+mod beside;
 mod capture;
 mod choose;
 mod codec;

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::target::Refused;
 
 /// How many staged rows one statement names: a list much longer takes the server long to compile.
-const NAMED_AT_ONCE: usize = 500;
+pub(super) const NAMED_AT_ONCE: usize = 500;
 
 /// What is done with staged rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

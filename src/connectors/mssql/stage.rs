@@ -26,8 +26,8 @@ pub(super) struct Staged {
     pub(super) unfit: Vec<(i64, String)>,
 }
 
-/// Makes the staging table and brings all changes into it. Where rows may be refused they are numbered from
-/// 1, and one with a value that does not fit is put aside.
+/// Makes the staging table and brings all changes into it. Where rows are taken apart they are numbered from
+/// 1; where they may be refused, one with a value that does not fit is put aside.
 pub(super) async fn run(
     session: &mut Session,
     statements: &Statements,
@@ -84,6 +84,10 @@ impl Stage<'_> {
         for batch in chunk {
             for row in 0..batch.rows() {
                 let (cells, too_long) = match self.refusals {
+                    None if self.statements.letters => {
+                        let number = i64::try_from(self.staged.rows).unwrap_or(i64::MAX - 1) + 1;
+                        batch.numbered(row, self.outputs, number)?
+                    }
                     None => batch.row(row, self.outputs)?,
                     Some(refusals) => number(batch, row, self.outputs, refusals, &mut self.staged)?,
                 };

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::table::TableId;
 use crate::target::Deletes;
 
+mod beside;
 #[cfg(test)]
 mod tests;
 mod versions;
@@ -31,6 +32,9 @@ pub(super) const STAGING: &str = "[#frazil_staging]";
 const UPSERT: u8 = 0;
 const DELETE: u8 = 1;
 pub(super) const ASIDE: u8 = 2;
+
+/// All that is to be known of a staged row.
+const LETTER: &str = "[letter]";
 
 /// What a change is brought in with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub(super) struct Statements {
     pub(super) deletes: Deletes,
     /// Whether each staged row has a letter and a number, so that it can be left out alone.
     pub(super) letters: bool,
+    /// Whether each has what it was before. Its letter is then its key.
+    pub(super) base: bool,
     /// Only what is staged with these numbers counts.
     pub(super) among: Option<Range<i64>>,
 }
@@ -70,41 +76,51 @@ impl Statements {
     /// The staging table, with the operation as its last column. Texts have the collation of the column
     /// that they are for: those of the temporary database may be others, which do not compare.
     pub(super) fn create_staging(&self) -> String {
-        let columns = self.columns.iter().enumerate().map(|(index, column)| {
-            let collation = match &column.collation {
-                Some(name) if is_text(&column.staged) => format!(" COLLATE {name}"),
-                None if is_text(&column.staged) => " COLLATE DATABASE_DEFAULT".to_owned(),
+        let columns = self.staged().into_iter().map(|(name, staged, collation)| {
+            let collation = match collation {
+                Some(name) if is_text(&staged) => format!(" COLLATE {name}"),
+                None if is_text(&staged) && name != LETTER => " COLLATE DATABASE_DEFAULT".to_owned(),
                 _ => String::new(),
             };
-            format!("[c{index}] {}{collation} NULL, ", column.staged)
+            format!("{name} {staged}{collation} NULL")
         });
-        let letters = if self.letters { "[letter] nvarchar(max) NULL, [number] bigint NULL, " } else { "" };
-        format!(
-            "DROP TABLE IF EXISTS {STAGING}; CREATE TABLE {STAGING} ({}{letters}[op] tinyint NULL)",
-            columns.collect::<String>()
-        )
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        format!("DROP TABLE IF EXISTS {STAGING}; CREATE TABLE {STAGING} ({columns})")
     }
 
     /// The names of its columns, for the bulk load.
     pub(super) fn staging_columns(&self) -> Vec<String> {
-        let own: &[&str] = if self.letters { &["[letter]", "[number]", "[op]"] } else { &["[op]"] };
-        let columns = (0..self.columns.len()).map(|index| format!("[c{index}]"));
-        columns.chain(own.iter().map(|name| (*name).to_owned())).collect()
+        self.staged().into_iter().map(|(name, ..)| name).collect()
+    }
+
+    /// Its columns, with types and collations.
+    fn staged(&self) -> Vec<(String, String, Option<&str>)> {
+        let side = |letter: char| {
+            self.columns.iter().enumerate().map(move |(index, column)| {
+                (format!("[{letter}{index}]"), column.staged.clone(), column.collation.as_deref())
+            })
+        };
+        let own = |name: &str, staged: &str| (name.to_owned(), staged.to_owned(), None);
+        let mut columns: Vec<_> = side('c').collect();
+        if self.base {
+            columns.extend(side('b').chain([own("[b]", "int")]));
+        }
+        if self.letters {
+            columns.extend([own(LETTER, "nvarchar(max)"), own("[number]", "bigint")]);
+        }
+        columns.push(own("[op]", "tinyint"));
+        columns
     }
 
     /// One staged row by parameters: for values that a bulk load does not take.
     pub(super) fn insert_staged(&self) -> String {
-        let own: &[&str] = if self.letters { &["nvarchar(max)", "bigint", "tinyint"] } else { &["tinyint"] };
-        let staged = self.columns.iter().map(|column| column.staged.as_str()).chain(own.iter().copied());
-        let values: Vec<_> = staged
-            .enumerate()
-            // A parameter's own precision may be more than any column has.
-            .map(|(index, staged)| format!("CAST(@P{} AS {staged})", index + 1))
-            .collect();
+        let staged = self.staged();
+        // A parameter's own precision may be more than any column has.
+        let values = staged.iter().zip(1..).map(|((_, staged, _), at)| format!("CAST(@P{at} AS {staged})"));
         format!(
             "INSERT INTO {STAGING} ({}) VALUES ({})",
             self.staging_columns().join(", "),
-            values.join(", ")
+            values.collect::<Vec<_>>().join(", ")
         )
     }
 
@@ -350,9 +366,13 @@ impl Statements {
 
     /// A staged value as one of the target's type.
     fn value(&self, index: usize) -> String {
+        self.staged_value('c', index)
+    }
+
+    fn staged_value(&self, letter: char, index: usize) -> String {
         match &self.columns[index].cast {
-            None => format!("s.[c{index}]"),
-            Some(name) => format!("CAST(s.[c{index}] AS {name})"),
+            None => format!("s.[{letter}{index}]"),
+            Some(name) => format!("CAST(s.[{letter}{index}] AS {name})"),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::load::Hears;
 use super::{control, load, preflight, prepare, relation};
 use crate::clients::mssql::{Options, Session, connect, number};
 use crate::connection::Connection;
@@ -13,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Refusals, Target, TargetTable};
+use crate::target::{Applied, Conflicts, Merge, MergeStats, Refusals, Target, TargetTable};
 
 /// Pauses before each try to learn what became of a commit.
 const RECONNECT_AFTER: [Duration; 4] =
@@ -63,12 +64,12 @@ impl SqlServer {
         self.idle.lock().expect("no panic while it is held").push(session);
     }
 
-    async fn load(&self, merge: Merge, refusals: Option<Arc<dyn Refusals>>) -> Result<MergeStats> {
+    async fn load(&self, merge: Merge, hears: Hears) -> Result<MergeStats> {
         let mut session = self.session().await?;
         let id = relation::locate(&mut session, &merge.table.id).await?;
         let (stream, to) = (merge.stream.clone(), merge.to);
         // A session that failed is dropped, and the server undoes what it left.
-        let stats = load::run(&mut session, &id, merge, refusals).await.map_err(|error| self.name(error))?;
+        let stats = load::run(&mut session, &id, merge, hears).await.map_err(|error| self.name(error))?;
         match session.commit().await {
             Ok(()) => self.give_back(session),
             // The server said no.
@@ -119,11 +120,15 @@ impl Target for SqlServer {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        self.load(merge, None).await
+        self.load(merge, Hears::default()).await
     }
 
     async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
-        self.load(merge, Some(refusals)).await
+        self.load(merge, Hears { refusals: Some(refusals), conflicts: None }).await
+    }
+
+    async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
+        self.load(merge, Hears { refusals: None, conflicts: Some(conflicts) }).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

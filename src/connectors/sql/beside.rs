@@ -15,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
 use crate::target::{Clash, ConflictRules, Deletes, Met, Outcome, decide};
 
+/// Texts that one `CONCAT` puts together: SQL Server's takes 254.
+const MOST_ARGUMENTS: usize = 250;
+
 /// The three values of a column, as expressions.
 #[derive(Debug, Clone)]
 pub struct Sides {
@@ -74,8 +77,15 @@ impl Comparison<'_> {
         if self.deletes == Deletes::Ignore {
             touched = format!("s.op = 0 AND {touched}");
         }
-        let together = if self.dialect.alters == Alters::TransactSql { " + " } else { " || " };
-        format!("SELECT {}, {} {} WHERE {touched}", self.number, marks.join(together), self.from)
+        format!("SELECT {}, {} AS marks {} WHERE {touched}", self.number, self.together(&marks), self.from)
+    }
+
+    fn together(&self, marks: &[String]) -> String {
+        if self.dialect.alters != Alters::TransactSql {
+            return marks.join(" || ");
+        }
+        let some = marks.chunks(MOST_ARGUMENTS).map(|some| format!("CONCAT('', {})", some.join(", ")));
+        format!("CONCAT('', {})", some.collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -33,6 +33,7 @@ fn statements(deletes: Deletes) -> Statements {
         ],
         deletes,
         letters: false,
+        base: false,
         among: None,
     }
 }
