@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Float64Type, Int8Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float64Type, Int8Type, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use expect_test::expect;
@@ -257,6 +257,24 @@ impl History {
         changes
     }
 
+    /// The same with what each key was before: `None`, if it was not there.
+    async fn delta_with_base(&self, from: Option<SnapshotId>, to: SnapshotId) -> Vec<ChangeFrom> {
+        let delta = self.table.delta_with_base(from, to).await.unwrap();
+        let runtime = merge::runtime(budget(), self.lake.stores()).unwrap();
+        let stream = merge::collapse_with_base(&delta, &self.table.key(), runtime).await.unwrap();
+        let mut changes = Vec::new();
+        for batch in stream.try_collect::<Vec<_>>().await.unwrap() {
+            let ops = batch.column_by_name(crate::table::OP_COLUMN).unwrap().as_primitive::<Int8Type>();
+            let older = batch.column_by_name("_base_v").unwrap().as_primitive::<Int64Type>();
+            let has = batch.column_by_name(crate::table::HAS_BASE).unwrap().as_primitive::<Int32Type>();
+            for (row, (id, value)) in values(&batch).into_iter().enumerate() {
+                let base = (has.value(row) == 1).then(|| older.is_valid(row).then(|| older.value(row)));
+                changes.push((id, (ops.value(row) == Op::Upsert as i8).then_some(value), base));
+            }
+        }
+        changes
+    }
+
     async fn sql(&self, text: &str) -> String {
         let session = query::session(&self.lake, budget(), None).await.unwrap();
         let rows = match query::sql(&session, text).await {
@@ -269,6 +287,9 @@ impl History {
         }
     }
 }
+
+/// A key, its new value (`None`: it is gone), and its old one (`None`: it was not there).
+type ChangeFrom = (i64, Option<Option<i64>>, Option<Option<i64>>);
 
 fn values(batch: &RecordBatch) -> Vec<(i64, Option<i64>)> {
     let ids = batch.column_by_name("id").unwrap().as_primitive::<Int64Type>();

@@ -495,6 +495,44 @@ async fn an_open_conflict_is_resolved_once() {
     }
 }
 
+/// What rows were before is asked of the lake's past: whatever became of it since, and of its columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lake_and_its_columns_may_change_meanwhile() {
+    for case in Case::all("conflicts: target_wins").await {
+        // Two snapshots at once; a column comes in between, and the target's rows have it by then.
+        case.source("update orders set email = 's' where id <= 2");
+        case.pipeline.ok(&["sync"]);
+        case.source("alter table orders add column note text; update orders set email = 's2', note = 'n' where id = 1; update orders set status = 's' where id = 3");
+        case.pipeline.ok(&["sync"]);
+        case.target(
+            "update orders set status = 't' where id = 1; update orders set email = 't' where id = 2",
+        )
+        .await;
+        let report = case.pipeline.json(&["load"]).remove(0);
+        assert_eq!(report["load"]["conflicts"], 1, "{}: {report}", case.name);
+        assert_eq!(case.loaded().await[..3], ["1 s2 t 50", "2 t a 50", "3 a s 50"], "{}", case.name);
+        // Back to the first snapshot: of row 2 the target's value stays, and nobody else's is touched.
+        let first = case.pipeline.json(&["state", "history"]).last().unwrap()["snapshot"].to_string();
+        case.pipeline.ok(&["rollback", "main.orders", "--to", &first]);
+        case.pipeline.ok(&["load"]);
+        assert_eq!(case.loaded().await[..3], ["1 a t 50", "2 t a 50", "3 a a 50"], "{}", case.name);
+    }
+}
+
+/// Another lake table says nothing of what the target was.
+#[tokio::test]
+async fn a_lake_table_made_anew_is_not_loaded_over_others() {
+    let case = Case::sqlite("conflicts: target_wins");
+    case.target("update orders set email = 't' where id = 1").await;
+    std::fs::remove_dir_all(case.pipeline.location("main", "orders")).unwrap();
+    let ran = case.pipeline.run(&["run"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("--full-refresh"), "{ran:?}");
+    assert_eq!(case.loaded().await[0], "1 t a 50");
+    case.pipeline.ok(&["load", "--full-refresh"]);
+    assert_eq!(case.loaded().await[0], "1 a a 50");
+}
+
 #[tokio::test]
 async fn settings_that_do_not_go_together_are_refused() {
     for (settings, says) in [

@@ -266,6 +266,13 @@ proptest! {
                 for (from, before) in &states {
                     let changes = history.delta(*from, to).await;
                     assert_eq!(apply(before, &changes), *after, "delta {from:?} to {to}");
+                    let with_base = history.delta_with_base(*from, to).await;
+                    for (id, _, base) in &with_base {
+                        assert_eq!(*base, before.get(id).copied(), "what {id} was at {from:?}, to {to}");
+                    }
+                    let changes: BTreeMap<_, _> = changes.into_iter().collect();
+                    let same = with_base.into_iter().map(|(id, change, _)| (id, change)).collect();
+                    assert_eq!(changes, same, "delta {from:?} to {to}");
                 }
             }
         });

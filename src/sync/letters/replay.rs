@@ -115,6 +115,13 @@ async fn into_target(
         return Err(wrong(ErrorKind::Unsupported, "without a key single rows cannot be loaded again")
             .hint("`frazil load --full-refresh` loads the whole table again"));
     }
+    if !stream.settings.conflicts.are_blind() {
+        return Err(wrong(
+            ErrorKind::Unsupported,
+            "a replay would write over what others changed in the target",
+        )
+        .hint("set `conflicts: source_wins` for it, or `frazil dlq drop` the letters"));
+    }
     let target = connectors::target(&to.connection)?;
     let applied = target.applied(&stream.name, &to.table).await?;
     // A replay, or a load of the same snapshot, may have died before it was done.

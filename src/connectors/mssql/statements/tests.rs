@@ -220,3 +220,24 @@ fn rows_that_may_be_refused() {
         SELECT s.[number], s.[letter] FROM [#frazil_staging] AS s WHERE s.[number] IN (4, 7)
         SELECT s.[number], CAST(CASE WHEN CAST(CAST(s.[c1] COLLATE Latin1_General_CI_AS AS varchar(max)) AS nvarchar(max)) COLLATE Latin1_General_100_BIN2 <> s.[c1] COLLATE Latin1_General_100_BIN2 THEN 1 ELSE -1 END AS int) AS place FROM [#frazil_staging] AS s WHERE s.[op] = 0 AND CASE WHEN CAST(CAST(s.[c1] COLLATE Latin1_General_CI_AS AS varchar(max)) AS nvarchar(max)) COLLATE Latin1_General_100_BIN2 <> s.[c1] COLLATE Latin1_General_100_BIN2 THEN 1 ELSE -1 END >= 0"#]].assert_eq(&text.join("\n"));
 }
+
+/// What others changed is found with the staged keys locked, and written over in part.
+#[test]
+fn rows_that_others_changed() {
+    let mut all = statements(Deletes::Soft);
+    all.columns.truncate(3);
+    (all.letters, all.base) = (true, true);
+    let text = [
+        all.create_staging(),
+        all.insert_staged(),
+        all.compare(Some(1)),
+        all.clashes(&[4, 7]),
+        all.mix(&[4, 7], "10"),
+        all.forget(&[4, 7]),
+        all.count_staged_deletes(),
+    ];
+    for statement in &text {
+        Parser::parse_sql(&MsSqlDialect {}, statement).unwrap();
+    }
+    expect![[r#""#]].assert_eq(&text.join("\n"));
+}
