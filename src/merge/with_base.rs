@@ -28,11 +28,12 @@ use futures::{Stream, StreamExt, ready};
 use super::{LOAD_PARTITIONS, SORTED_BATCH_ROWS, config};
 use crate::delta::Op;
 use crate::error::Result;
-use crate::lake::{SEQ_COLUMN, TableDelta};
+use crate::lake::{DeltaExtent, SEQ_COLUMN, TableDelta};
 use crate::table::{HAS_BASE, OP_COLUMN, base_column};
 
-/// As [`collapse`](super::collapse) of a delta with base, sorted by key, and each row with what it was: the
-/// table's columns, each of them once more as [`base_column`], [`HAS_BASE`] and `_op`.
+/// As [`collapse`](super::collapse) of a delta with base, and each row with what it was: the table's columns,
+/// each of them once more as [`base_column`], [`HAS_BASE`] and `_op`. Sorted by key, but for a
+/// [`Whole`](DeltaExtent::Whole) table, in which no key comes twice.
 pub async fn collapse_with_base(
     delta: &TableDelta,
     key: &[String],
@@ -43,11 +44,14 @@ pub async fn collapse_with_base(
         .with_batch_size(SORTED_BATCH_ROWS)
         .with_repartition_sorts(false);
     let session = SessionContext::new_with_config_rt(config, runtime);
-    let mut order: Vec<_> = key.iter().map(|column| ident(column).sort(true, true)).collect();
-    order.push(ident(SEQ_COLUMN).sort(false, true));
-    order.push(ident(OP_COLUMN).sort(true, true));
-    let newest_first = session.read_table(delta.rows.clone())?.sort(order)?.execute_stream().await?;
-    Ok(Box::pin(WithBase::new(newest_first, key)?))
+    let mut rows = session.read_table(delta.rows.clone())?;
+    if delta.extent != DeltaExtent::Whole {
+        let mut newest_first: Vec<_> = key.iter().map(|column| ident(column).sort(true, true)).collect();
+        newest_first.push(ident(SEQ_COLUMN).sort(false, true));
+        newest_first.push(ident(OP_COLUMN).sort(true, true));
+        rows = rows.sort(newest_first)?;
+    }
+    Ok(Box::pin(WithBase::new(rows.execute_stream().await?, key)?))
 }
 
 struct WithBase {

@@ -556,6 +556,9 @@ fn values(schema: &serde_json::Value, property: &serde_json::Value) -> String {
             text if text.starts_with("One name") => "name or list",
             text if text.starts_with("`auto`") => "`auto` `off` or map",
             text if text.starts_with("Five fields") => "`*/5 * * * *` or map",
+            text if text.starts_with("Who wins") => "policy or map",
+            text if text.starts_with("A number of rows") => "number or share",
+            text if text.starts_with("A part of a whole") => "share",
             _ => "URL or map",
         }
         .to_owned();

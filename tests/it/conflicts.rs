@@ -595,7 +595,7 @@ async fn chance_finds_no_merge_that_is_wrong() {
         let row = || ("a".to_owned(), "a".to_owned(), "50".to_owned());
         let mut base: Table = (1..=12).map(|id| (id, row())).collect();
         let (mut source, mut target) = (base.clone(), base.clone());
-        for round in 0..5 {
+        for round in 0..4 {
             let at = |table: &mut Table, below: &mut dyn FnMut(u64) -> u64| {
                 let mut statements = String::new();
                 for _ in 0..12 {
