@@ -13,7 +13,7 @@ use super::{Config, StreamEntry, conflicts, schedule, shown, suggest};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::Schedule;
-use crate::sync::{Stream, TargetRef};
+use crate::sync::{Stream, TargetRef, conflicts_of, letters_of};
 use crate::table::TableId;
 
 /// Lists the tables of a source, so that patterns can be expanded.
@@ -356,6 +356,17 @@ fn refuse_collisions(streams: &[Stream]) -> Result<()> {
             )
             .with("stream", &stream.name)
             .hint("keep schemas apart with `target: dwh.{stream_schema}`, or name the table"));
+        }
+    }
+    // What cannot be carried, and who else changed rows, is written down in tables beside a stream's own.
+    for stream in streams {
+        let of = &stream.lake_table;
+        let beside = [letters_of(of), conflicts_of(of)];
+        if let Some(taken) = beside.iter().find(|id| lake.contains(&(id.schema_or("main"), &id.name))) {
+            let message =
+                format!("the lake table `{taken}` is kept for what the stream `{}` notes", stream.name);
+            return Err(Error::new(ErrorKind::Config, message)
+                .hint("give the stream that writes it another `lake_table`"));
         }
     }
     Ok(())

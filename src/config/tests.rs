@@ -237,6 +237,13 @@ fn two_streams_never_write_one_table() {
           hint: keep schemas apart with `target: dwh.{stream_schema}`, or name the table
     "#]],
     );
+    check_streams(
+        "  public.orders: {}\n  public.orders__dead_letters: { target: dwh.copies }\n",
+        expect![[r#"
+        config: the lake table `public.orders__dead_letters` is kept for what the stream `public.orders` notes
+          hint: give the stream that writes it another `lake_table`
+    "#]],
+    );
 }
 
 #[test]
