@@ -264,8 +264,22 @@ pub struct ValuePolicy {
     pub unbounded_numeric: UnboundedNumeric,
     /// Times that are finer than the microsecond of the lake's types, such as `datetime2(7)`.
     pub sub_microsecond: SubMicrosecond,
+    /// What happens to rows with a value that has no place all the same.
+    pub on_unfit: OnUnfit,
     /// Types by column, instead of the mapping's own: `text`, `decimal(20,4)`.
     pub types: BTreeMap<String, String>,
+}
+
+/// What happens to a row with a value that its column cannot hold, and that no other policy replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnfit {
+    /// Stop, and name the column.
+    #[default]
+    Stop,
+    /// It goes aside as a dead letter: batches with such rows have [`UNFIT_COLUMN`](crate::table::UNFIT_COLUMN)
+    /// at their end. A value of the key stops in either case.
+    DeadLetter,
 }
 
 /// What happens to a value outside of the range of its lake type.

@@ -39,6 +39,10 @@ pub fn base_column(name: &str) -> String {
     format!("_base_{name}")
 }
 
+/// Last column of a batch in which some rows have a value that their column cannot hold: `Utf8`, why; NULL
+/// for all others. In such a row other columns than the key may be NULL, whatever the schema says.
+pub const UNFIT_COLUMN: &str = "_unfit";
+
 /// The version of the Iceberg format that a table is written in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FormatVersion {

@@ -17,6 +17,7 @@ mod names;
 mod position;
 mod reading;
 mod renames;
+mod unfit;
 mod versions;
 
 pub use beside::{Comparison, Plan, Sides};
@@ -32,6 +33,7 @@ pub use reading::{
     Pool, Queue, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, lock, replaced_values,
 };
 pub use renames::Renames;
+pub use unfit::Unfit;
 pub use versions::{Ended, check_versions, endings, keep_versions};
 
 use crate::error::{Error, ErrorKind, Result};

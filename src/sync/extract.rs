@@ -23,7 +23,7 @@ use super::letters::Letters;
 use super::request::{lake_table_plan, read_request};
 use super::stamp::Stamp;
 use super::tally::{Tally, Written};
-use super::{Context, ExtractReport, Progress, Stages, Stream, audit, evolve, unlogged};
+use super::{Context, ExtractReport, Progress, Stages, Stream, audit, evolve, unfit, unlogged};
 use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
@@ -182,7 +182,7 @@ impl<'a> Pass<'a> {
             self.unfinished = false;
         }
         let from = self.position.clone();
-        let mut read = 0;
+        let (mut read, mut unfit) = (0, 0);
         let mut tally = Tally::default();
         let mut held = Written::default();
         let mut ahead = JoinSet::new();
@@ -198,6 +198,7 @@ impl<'a> Pass<'a> {
             let Portion { streams, resume, complete } = portion;
             held.add(self.write(streams, comparison.as_ref(), progress).await?);
             read += std::mem::take(&mut held.read);
+            unfit += std::mem::take(&mut held.unfit);
             if !held.files.is_empty() {
                 ahead.join_all().await;
                 ahead = JoinSet::new();
@@ -223,6 +224,7 @@ impl<'a> Pass<'a> {
         let mut notes = self.reading.plan().notes.clone();
         notes.append(&mut self.notes);
         notes.extend(self.left_out.note(self.stream.settings.schema));
+        notes.extend(unfit::note(unfit));
         Ok(ExtractReport {
             from,
             to: self.position.take(),
@@ -234,7 +236,7 @@ impl<'a> Pass<'a> {
             snapshot: self.table.current(),
             changed: tally.commits > 0 || self.evolved,
             commits: self.table.commits_since_maintenance(),
-            rejected: self.left_out.rows,
+            rejected: self.left_out.rows + unfit,
             left_out: std::mem::take(&mut self.left_out),
             notes,
             stages: Stages {
@@ -321,14 +323,19 @@ impl<'a> Pass<'a> {
             let mut gone = is_log.then(|| GoneKeys::new(&self.table, self.context.budget)).transpose()?;
             let mut sieve = comparison.map(Comparison::sieve);
             let (progress, stamp, gate) = (progress.clone(), stamp.clone(), self.gate.clone());
+            let schema = self.plan.schema.clone();
             let letters = self.letters.as_ref().map(Letters::collector);
             tasks.spawn(async move {
                 let mut left_out = LeftOut::default();
-                let mut read = 0;
+                let (mut read, mut unfit) = (0, 0);
                 while let Some(batch) = rows.next().await {
-                    let mut batch = batch?;
+                    let batch = batch?;
                     read += batch.num_rows() as u64;
                     progress.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+                    let (mut batch, aside) = unfit::apart(batch, &schema)?;
+                    if let Some(aside) = aside {
+                        unfit += letters.as_ref().ok_or_else(unfit::nowhere)?.take(&aside).await?;
+                    }
                     if let Some(gone) = &mut gone {
                         batch = gone.take(&batch).await?;
                     }
@@ -352,7 +359,7 @@ impl<'a> Pass<'a> {
                 };
                 let files = writer.finish().await?;
                 sieve.map_or(Ok(()), |sieve| sieve.finish(&files))?;
-                Ok::<_, Error>((place, Written { files, gone, read }, left_out))
+                Ok::<_, Error>((place, Written { files, gone, read, unfit }, left_out))
             });
         }
         let mut written = BTreeMap::new();

@@ -25,6 +25,7 @@ mod retry;
 mod stamp;
 mod state;
 mod tally;
+mod unfit;
 mod unlogged;
 
 use std::num::NonZeroU32;

@@ -10,6 +10,8 @@ pub(super) struct Written {
     pub(super) gone: Vec<WrittenFile>,
     /// Rows that came from the source.
     pub(super) read: u64,
+    /// Rows among them that went aside, because a value did not fit.
+    pub(super) unfit: u64,
 }
 
 impl Written {
@@ -17,6 +19,7 @@ impl Written {
         self.files.extend(other.files);
         self.gone.extend(other.gone);
         self.read += other.read;
+        self.unfit += other.unfit;
     }
 }
 

@@ -69,5 +69,6 @@ mod store_options;
 mod sync;
 mod tds;
 mod tidy;
+mod unfit;
 mod values;
 mod versions;

@@ -237,7 +237,7 @@ impl Column {
         Ok(bytes)
     }
 
-    fn push_null(&mut self) {
+    pub(super) fn push_null(&mut self) {
         match &mut self.values {
             Values::Bool(bits) => bits.append(false),
             Values::Int8(values) => values.push(0),

@@ -7,6 +7,7 @@ use tiberius::Row;
 pub use super::codec::Codec;
 use super::column::Column;
 pub use super::column::Policy;
+use crate::connectors::sql::Unfit;
 use crate::error::{Error, ErrorKind, Result};
 
 /// No batch may come near the 2 GiB that 32-bit offsets reach: a last row may add 1 GiB and more.
@@ -20,6 +21,8 @@ pub struct Decoder {
     batch_bytes: usize,
     rows: usize,
     bytes: usize,
+    /// Rows that go aside, where they may.
+    unfit: Option<Unfit>,
 }
 
 impl Decoder {
@@ -42,7 +45,13 @@ impl Decoder {
             batch_bytes: batch_bytes.min(BATCH_BYTES_LIMIT),
             rows: 0,
             bytes: 0,
+            unfit: None,
         }
+    }
+
+    /// Where rows with values that do not fit may go aside.
+    pub(super) fn with_unfit(self, unfit: Option<Unfit>) -> Self {
+        Self { unfit, ..self }
     }
 
     /// Takes a row; a batch when it is full.
@@ -57,7 +66,12 @@ impl Decoder {
         for (index, value) in row.into_iter().enumerate() {
             match self.columns[index].push(&value) {
                 Ok(bytes) => self.bytes += bytes,
-                Err(bad) => return Err(bad.of(self.schema.field(index).name())),
+                Err(bad) => {
+                    let error = bad.of(self.schema.field(index).name());
+                    let Some(unfit) = &mut self.unfit else { return Err(error) };
+                    unfit.note(self.rows, index, error)?;
+                    self.columns[index].push_null();
+                }
             }
         }
         self.rows += 1;
@@ -79,7 +93,13 @@ impl Decoder {
 
     fn batch(&mut self) -> Result<RecordBatch> {
         let arrays = self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?;
-        (self.rows, self.bytes) = (0, 0);
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        if let Some(unfit) = &mut self.unfit
+            && let Some(batch) = unfit.batch(&arrays, rows)?
+        {
+            return Ok(batch);
+        }
         Ok(RecordBatch::try_new(self.schema.clone(), arrays)?)
     }
 }

@@ -17,7 +17,7 @@ use super::codec::Codec;
 use super::column::Policy;
 use super::decode::Decoder;
 use crate::clients::mssql::Session;
-use crate::connectors::sql::{self, Queue, lock};
+use crate::connectors::sql::{self, Queue, Unfit, lock};
 use crate::error::{Error, Result};
 use crate::source::RowStream;
 
@@ -31,6 +31,8 @@ pub(super) struct Shape {
     pub(super) batch_bytes: usize,
     /// Values that the policy replaced, by column.
     pub(super) replaced: Vec<AtomicU64>,
+    /// Where rows with values that do not fit may go aside.
+    pub(super) unfit: Option<Unfit>,
 }
 
 /// Sessions at rest.
@@ -60,7 +62,8 @@ async fn read(
         shape.policy,
         shape.batch_rows,
         shape.batch_bytes,
-    );
+    )
+    .with_unfit(shape.unfit.clone());
     loop {
         let next = lock(&queue).pop_front();
         let Some(statement) = next else { break };

@@ -8,6 +8,7 @@ use super::codec::Codec;
 use super::discover::Relation;
 use super::rows::Shape;
 use super::types::Conversion;
+use crate::connectors::sql::Unfit;
 use crate::error::Result;
 use crate::source::ReadRequest;
 use crate::table::OP_COLUMN;
@@ -39,13 +40,15 @@ pub(super) fn wanted(relation: &Relation, request: &ReadRequest) -> Result<Vec<W
 }
 
 /// The same batches with what happened to each row; of a deleted one all but the key is NULL.
-pub(super) fn with_op(shape: &Shape) -> Shape {
+pub(super) fn with_op(shape: &Shape, request: &ReadRequest) -> Shape {
     let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
     let mut fields: Vec<Field> = shape.schema.fields().iter().map(nullable).collect();
     fields.push(Field::new(OP_COLUMN, DataType::Int8, false));
     let codecs: Vec<_> = shape.codecs.iter().copied().chain([Codec::Op]).collect();
+    let schema = Arc::new(Schema::new(fields));
     Shape {
-        schema: Arc::new(Schema::new(fields)),
+        unfit: Unfit::of(&schema, request),
+        schema,
         replaced: codecs.iter().map(|_| 0.into()).collect(),
         codecs,
         policy: shape.policy,

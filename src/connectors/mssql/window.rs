@@ -30,7 +30,7 @@ use super::temporal::History;
 use super::tracking;
 use super::wanted::{Wanted, wanted};
 use crate::clients::mssql::Session;
-use crate::connectors::sql::{MSSQL, Number, Select};
+use crate::connectors::sql::{MSSQL, Number, Select, Unfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
 
@@ -305,6 +305,7 @@ impl Window<'_> {
         };
         let codecs: Vec<_> = self.columns.iter().map(|wanted| wanted.conversion.codec).collect();
         let shape = Shape {
+            unfit: Unfit::of(&schema, request),
             schema,
             replaced: codecs.iter().map(|_| 0.into()).collect(),
             codecs,

@@ -12,6 +12,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use super::column::{Bad, Column};
+use crate::connectors::sql::Unfit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
 
@@ -39,6 +40,8 @@ pub struct Decoder {
     state: State,
     /// The beginning of a row whose end is in a later message.
     carry: Vec<u8>,
+    /// Rows that go aside, where they may.
+    unfit: Option<Unfit>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,13 @@ impl Decoder {
             bytes: 0,
             state: State::Header,
             carry: Vec::new(),
+            unfit: None,
         }
+    }
+
+    /// Where rows with values that do not fit may go aside.
+    pub(super) fn with_unfit(self, unfit: Option<Unfit>) -> Self {
+        Self { unfit, ..self }
     }
 
     /// Reads messages from the front of `block` until it is empty or a batch is full; says how much was read.
@@ -184,6 +193,9 @@ impl Decoder {
                 Found::Part => {
                     let rows = self.rows;
                     self.columns.iter_mut().for_each(|column| column.truncate(rows));
+                    if let Some(unfit) = &mut self.unfit {
+                        unfit.forget(rows);
+                    }
                     break;
                 }
             }
@@ -216,7 +228,11 @@ impl Decoder {
             let Some((value, tail)) = rest.split_at_checked(len as usize) else { return Ok(Found::Part) };
             rest = tail;
             if let Err(bad) = column.push(value) {
-                return Err(bad_value(bad, &self.schema, i));
+                let error = bad_value(bad, &self.schema, i);
+                let Some(unfit) = &mut self.unfit else { return Err(error) };
+                unfit.note(self.rows, i, error)?;
+                column.truncate(self.rows);
+                column.push_null();
             }
         }
         Ok(Found::Row(bytes.len() - rest.len()))
@@ -225,17 +241,23 @@ impl Decoder {
     fn batch(&mut self) -> Result<RecordBatch> {
         let mut arrays = Vec::with_capacity(self.columns.len());
         for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
-            let array = column.finish().map_err(|error| error.with("column", field.name()))?;
+            arrays.push(column.finish().map_err(|error| error.with("column", field.name()))?);
+        }
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        if let Some(unfit) = &mut self.unfit
+            && let Some(batch) = unfit.batch(&arrays, rows)?
+        {
+            return Ok(batch);
+        }
+        for (array, field) in arrays.iter().zip(self.schema.fields()) {
             if !field.is_nullable() && array.null_count() > 0 {
                 // The schema was read before; the server would never send this for it.
                 return Err(Error::new(ErrorKind::Transient, "a column became nullable while it was read")
                     .with("column", field.name()));
             }
-            arrays.push(array);
         }
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(self.rows));
-        self.rows = 0;
-        self.bytes = 0;
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), arrays, &options)?)
     }
 }

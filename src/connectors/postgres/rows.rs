@@ -17,7 +17,7 @@ use tokio_postgres::CopyOutStream;
 use super::decode::{Codec, Decoder};
 use crate::clients::postgres::translate;
 use crate::clients::postgres::{Block, Session};
-use crate::connectors::sql::{self, Queue, lock};
+use crate::connectors::sql::{self, Queue, Unfit, lock};
 use crate::error::Result;
 use crate::source::{OutOfRange, RowStream};
 
@@ -30,6 +30,8 @@ pub(super) struct Shape {
     pub(super) batch_bytes: usize,
     /// Values that the policy replaced, by column.
     pub(super) replaced: Vec<AtomicU64>,
+    /// Where rows with values that do not fit may go aside.
+    pub(super) unfit: Option<Unfit>,
 }
 
 impl Shape {
@@ -42,6 +44,7 @@ impl Shape {
             batch_rows: self.batch_rows,
             batch_bytes: self.batch_bytes,
             replaced: self.codecs.iter().map(|_| 0.into()).collect(),
+            unfit: self.unfit.clone(),
         }
     }
 }
@@ -57,7 +60,8 @@ pub(super) fn rows(session: Session, queue: Queue, shape: Arc<Shape>, pool: Pool
         shape.policy,
         shape.batch_rows,
         shape.batch_bytes,
-    );
+    )
+    .with_unfit(shape.unfit.clone());
     let reader = Reader { session, queue, shape, pool, decoder, copy: None };
     futures::stream::try_unfold(Some(reader), async |reader| {
         let Some(mut reader) = reader else { return Ok(None) };

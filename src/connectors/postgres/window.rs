@@ -20,7 +20,7 @@ use super::position::{Micros, Position, Stored};
 use super::read::Work;
 use super::rows::Shape;
 use crate::clients::postgres::Session;
-use crate::connectors::sql::{Number, POSTGRES, Select};
+use crate::connectors::sql::{Number, POSTGRES, Select, Unfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
 use crate::table::TableKind;
@@ -484,8 +484,10 @@ pub(super) fn select(relation: &Relation, request: &ReadRequest) -> Result<(Shap
         codecs.push(conversion.codec);
         fields.push(field);
     }
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
     let shape = Shape {
-        schema: Arc::new(arrow::datatypes::Schema::new(fields)),
+        unfit: Unfit::of(&schema, request),
+        schema,
         replaced: codecs.iter().map(|_| 0.into()).collect(),
         codecs,
         policy: request.values.out_of_range,

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::plan::Column;
 use super::types::Kind;
 use super::value::{self, DAY, SECOND, Stamp};
+use crate::connectors::sql::Unfit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
 use crate::table::TableId;
@@ -26,6 +27,8 @@ pub(super) struct Rows {
     out_of_range: OutOfRange,
     /// Values that the policy replaced, by column.
     replaced: Replaced,
+    /// Rows that go aside, where they may.
+    unfit: Option<Unfit>,
     rows: usize,
     bytes: usize,
 }
@@ -66,10 +69,11 @@ impl Rows {
         schema: SchemaRef,
         out_of_range: OutOfRange,
         replaced: Replaced,
+        unfit: Option<Unfit>,
         rows: usize,
     ) -> Self {
         let builders = columns.iter().map(|column| Builder::new(column.kind, rows)).collect();
-        Self { table, columns, builders, schema, out_of_range, replaced, rows: 0, bytes: 0 }
+        Self { table, columns, builders, schema, out_of_range, replaced, unfit, rows: 0, bytes: 0 }
     }
 
     /// Adds a row, whose first columns are ours.
@@ -78,9 +82,15 @@ impl Rows {
             let value = row.get_ref(at).map_err(|source| {
                 Error::new(ErrorKind::Internal, "sqlite gave fewer columns than asked for").because(source)
             })?;
-            self.bytes += builder
-                .push(value, column, self.out_of_range, &self.replaced[at])
-                .map_err(|misfit| refuse(&self.table, column, value, &misfit))?;
+            match builder.push(value, column, self.out_of_range, &self.replaced[at]) {
+                Ok(bytes) => self.bytes += bytes,
+                Err(misfit) => {
+                    let error = refuse(&self.table, column, value, &misfit);
+                    let Some(unfit) = &mut self.unfit else { return Err(error) };
+                    unfit.note(self.rows, at, error)?;
+                    builder.push_null();
+                }
+            }
         }
         self.rows += 1;
         Ok(())
@@ -103,8 +113,14 @@ impl Rows {
             .zip(self.schema.fields())
             .map(|(builder, field)| builder.finish(field.data_type()))
             .collect::<Result<Vec<_>>>()?;
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(self.rows));
-        (self.rows, self.bytes) = (0, 0);
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        if let Some(unfit) = &mut self.unfit
+            && let Some(batch) = unfit.batch(&columns, rows)?
+        {
+            return Ok(batch);
+        }
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
     }
 }

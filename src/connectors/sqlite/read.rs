@@ -26,6 +26,7 @@ use super::plan::{At, Cursor, Resolved, Start, resolve};
 use super::value::DAY;
 use super::window::Window;
 use crate::clients::sqlite::File;
+use crate::connectors::sql::Unfit;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, NullCursor, Portion, ReadPlan, ReadRequest, Reading, RowStream};
@@ -226,6 +227,7 @@ impl Reader {
             self.resolved.plan.schema.clone(),
             self.request.values.out_of_range,
             Arc::clone(&self.replaced),
+            Unfit::of(&self.resolved.plan.schema, &self.request),
             FIRST_ROWS.min(most_rows),
         );
         let checks = self.resolved.checks_cursor(&self.request, &self.window);

@@ -82,15 +82,15 @@ impl Collector {
 
     /// Takes what came of a batch: keeps what is rejected, and the rows that go in are on their way. Of
     /// those, letters that are open are done.
-    pub(in crate::sync) async fn take(&self, passed: &Passed) -> Result<()> {
+    /// Returns how many are rejected.
+    pub(in crate::sync) async fn take(&self, passed: &Passed) -> Result<u64> {
         let rejected = passed.rejected.as_ref();
         let rows = passed.rows.num_rows() + rejected.map_or(0, |rejected| rejected.rows.num_rows());
         self.read.fetch_add(rows as u64, Ordering::Relaxed);
         self.heal(&passed.rows)?;
-        match rejected {
-            Some(rejected) => self.keep(rejected).await,
-            None => Ok(()),
-        }
+        let Some(rejected) = rejected else { return Ok(0) };
+        self.keep(rejected).await?;
+        Ok(rejected.rows.num_rows() as u64)
     }
 
     async fn keep(&self, rejected: &Rejected) -> Result<()> {

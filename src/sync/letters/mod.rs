@@ -46,6 +46,7 @@ use crate::error::Result;
 use crate::lake::{Lake, LakeTable, TableMode};
 use crate::memory::Budget;
 use crate::merge;
+use crate::source::OnUnfit;
 
 /// The letters of a pass's first half.
 pub(super) struct Letters {
@@ -65,7 +66,8 @@ impl Letters {
         key: &[String],
         whole: bool,
     ) -> Result<Option<Self>> {
-        let rejects = gate.is_some_and(Gate::rejects_rows);
+        let unfit = stream.settings.values.on_unfit == OnUnfit::DeadLetter;
+        let rejects = unfit || gate.is_some_and(Gate::rejects_rows);
         if !rejects && table.outbox().is_none() {
             return Ok(None);
         }

@@ -165,9 +165,10 @@ impl Window<'_> {
                 .hint("a row that leaves the condition would stay in the lake: use a view with `change: full`, or drop `where`"));
         }
         let select = Select { what: statement, conditions: Vec::new() };
+        let request = self.request;
         let mut prepared = self.finish(select, Start::After(end.clone()), end);
         prepared.plan.extent = Extent::Log;
-        prepared.shape = Arc::new(with_op(&prepared.shape));
+        prepared.shape = Arc::new(with_op(&prepared.shape, request));
         (prepared.plan.rows, prepared.plan.bytes) = (None, None);
         Ok(prepared)
     }

@@ -123,6 +123,7 @@ impl Look<'_> {
             batch_rows: MESSAGES,
             batch_bytes: self.batch_bytes,
             replaced: (0..columns).map(|_| 0.into()).collect(),
+            unfit: None,
         })
     }
 }
