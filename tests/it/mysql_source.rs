@@ -328,7 +328,7 @@ async fn what_goes_wrong_is_said_with_what_to_do() {
     .await;
     let mut tracked = request(&db, "orders", ChangeDetection::Tracking);
     check(source.plan(&tracked).await, &db, expect![[r#"
-        config: `change: tracking` is not for MySQL and MariaDB: only SQL Server has it (table: DB.orders, connection: shop)
+        config: `change: tracking` is not for MySQL and MariaDB (table: DB.orders, connection: shop)
           hint: use `auto`, `timestamp`, `id`, `version` or `full`"#]]).await;
     tracked.change = ChangeDetection::Auto;
     tracked.filter = Some("no such = thing".into());
