@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use self::trends::Trend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::Past;
-use crate::sync::{ExtractReport, StreamReport};
+use crate::sync::{ExtractReport, Lateness, StreamReport};
 
 /// About a year of hourly runs of ten streams, in a few tens of megabytes.
 const KEPT: u32 = 100_000;
@@ -44,7 +44,8 @@ create table if not exists passes (
     version text not null,
     rows_rejected integer,
     read_whole integer,
-    conflicts integer
+    conflicts integer,
+    late text
 );
 create index if not exists passes_by_stream on passes (stream, id);
 ";
@@ -98,6 +99,8 @@ pub struct Pass {
     pub rows_rejected: Option<u64>,
     /// Rows that source and target both changed.
     pub conflicts: Option<u64>,
+    /// Rows from before the position that the pass found.
+    pub rows_late: Option<u64>,
     /// The error's kind.
     pub error_kind: Option<String>,
     /// The error.
@@ -154,8 +157,8 @@ impl History {
             .execute(
                 "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
                  file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version, rows_rejected, \
-                 read_whole, conflicts) \
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+                 read_whole, conflicts, late) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
                 params![
                     report.run.to_string(),
                     verb,
@@ -178,6 +181,7 @@ impl History {
                     (extract.is_some() || load.is_some()).then(|| report.rejected() as i64),
                     extract.map(ExtractReport::is_whole),
                     load.map(|load| load.conflicts as i64),
+                    extract.map(|extract| serde_json::to_string(&extract.late).expect("counts are JSON")),
                 ],
             )
             .and_then(|_| {
@@ -262,10 +266,12 @@ fn list(words: &[String]) -> String {
 
 /// A file of an older version lacks columns. Two who add one at once both end with it.
 fn add_what_is_new(db: &Connection) -> rusqlite::Result<()> {
-    for column in ["rows_rejected", "read_whole", "conflicts"] {
+    let new =
+        [("rows_rejected", "integer"), ("read_whole", "integer"), ("conflicts", "integer"), ("late", "text")];
+    for (column, of) in new {
         let lacks = || db.prepare(&format!("select {column} from passes")).is_err();
         if lacks()
-            && let Err(error) = db.execute_batch(&format!("alter table passes add column {column} integer"))
+            && let Err(error) = db.execute_batch(&format!("alter table passes add column {column} {of}"))
             && lacks()
         {
             return Err(error);
@@ -305,9 +311,15 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
         rows_deleted: count("rows_deleted")?,
         rows_rejected: count("rows_rejected")?,
         conflicts: count("conflicts")?,
+        rows_late: row.get::<_, Option<String>>("late")?.map(|late| lateness(&late).rows),
         error_kind: row.get("error_kind")?,
         error: row.get("error")?,
     })
+}
+
+/// What was noted of late rows; nothing, where that cannot be read.
+fn lateness(text: &str) -> Lateness {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn foreign(source: rusqlite::Error) -> Error {
@@ -370,7 +382,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         let older = TABLES.replace(
-            "not null,\n    rows_rejected integer,\n    read_whole integer,\n    conflicts integer",
+            "not null,\n    rows_rejected integer,\n    read_whole integer,\n    conflicts integer,\n    late text",
             "not null",
         );
         assert_ne!(older, TABLES);

@@ -141,6 +141,10 @@ pub struct ReadPlan {
     pub notes: Vec<String>,
     /// The main statement sent to the source.
     pub statement: String,
+    /// Rows whose cursor lies before this time were due in the pass before: microseconds since 1970 by the
+    /// cursor's own clock. `None` in a first read, and where the cursor is no time.
+    #[serde(skip)]
+    pub known_to: Option<i64>,
     /// About how many rows will be read, if known.
     pub rows: Option<u64>,
     /// About how many bytes of the source will be read, if known.

@@ -12,7 +12,7 @@ use super::args::{Global, Output, StreamsArgs};
 use super::output::{self, Exit};
 use super::setup::{Setup, setup};
 use crate::compare::{Keys, Options, Outcome, Pair, compare as compare_places};
-use crate::config::units::show_rows;
+use crate::config::units::{show_duration, show_rows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lake;
 use crate::sync::{Context, Progress, Stream};
@@ -128,6 +128,13 @@ fn sentence(outcome: &Outcome) -> String {
         show_rows(outcome.rows[0]),
         show_rows(outcome.rows[1]),
     );
+    if outcome.late.rows > 0 {
+        let lag = outcome.late.suggested_lag().map(show_duration).unwrap_or_default();
+        text.push_str(&format!(
+            "; {} of them have a cursor from before the position: they came late (`lag: {lag}` would find such rows), or were changed without their cursor",
+            outcome.late.rows
+        ));
+    }
     if outcome.repaired > 0 {
         text.push_str(&format!("; {} repaired", outcome.repaired));
     }

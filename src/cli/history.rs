@@ -1,9 +1,11 @@
 //! `history`: what ran, newest first.
 
+use std::time::Duration;
+
 use super::args::{Global, Output};
 use super::output::{self, Exit};
 use super::state_args::HistoryArgs;
-use crate::config::units::show_count;
+use crate::config::units::{show_count, show_duration};
 use crate::config::{Config, Overrides};
 use crate::error::Result;
 use crate::history::{Filter, History, Pass, Trend};
@@ -39,6 +41,7 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
                 "deleted",
                 "rejected",
                 "conflicts",
+                "late",
                 "error",
             ],
             &rows,
@@ -64,6 +67,11 @@ fn trends(trends: &[Trend], form: Output) -> Result<Exit> {
             show_count(trend.whole),
             shown(trend.whole_seconds),
             shown(trend.saved_seconds),
+            show_count(trend.late),
+            trend
+                .suggested_lag_seconds
+                .map(|lag| show_duration(Duration::from_secs(lag)))
+                .unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = trends.iter().map(row).collect();
@@ -77,6 +85,8 @@ fn trends(trends: &[Trend], form: Output) -> Result<Exit> {
         "read whole",
         "seconds each",
         "seconds saved",
+        "late rows",
+        "lag for them",
     ];
     output::table(&head, &rows)?;
     Ok(Exit::Done)
@@ -100,6 +110,7 @@ fn row(pass: &Pass) -> Vec<String> {
         count(pass.rows_deleted),
         count(pass.rows_rejected),
         count(pass.conflicts),
+        count(pass.rows_late),
         pass.error.clone().unwrap_or_default(),
     ]
 }

@@ -8,7 +8,7 @@ use super::output::{self, Exit};
 use super::setup::{Setup, setup};
 use crate::connectors;
 use crate::error::Result;
-use crate::history::{History, Pass};
+use crate::history::{Filter, History, Pass};
 use crate::lake::{Lake, LakeTable};
 use crate::sync::Stream;
 
@@ -31,6 +31,11 @@ struct StreamStatus {
     /// Snapshots that the target does not show yet.
     behind: Option<usize>,
     last_run: Option<Pass>,
+    /// Rows that came late in the passes of the history.
+    rows_late: u64,
+    /// The `lag` that finds nearly all like them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suggested_lag_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -40,6 +45,8 @@ pub(super) async fn status(global: &Global, args: &StreamsArgs) -> Result<Exit> 
     let Setup { config, streams } = setup(global, args).await?;
     let lake = Lake::open(config.lake()).await?;
     let history = History::open_existing(&History::place(config.path()))?;
+    let everything = Filter { streams: Vec::new(), verdicts: Vec::new(), since: None, limit: 0 };
+    let trends = history.as_ref().map(|history| history.trends(&everything)).transpose()?.unwrap_or_default();
     let mut all = Vec::with_capacity(streams.len());
     for stream in &streams {
         let mut status = StreamStatus {
@@ -55,8 +62,13 @@ pub(super) async fn status(global: &Global, args: &StreamsArgs) -> Result<Exit> 
                 Some(history) => history.last(&stream.name)?,
                 None => None,
             },
+            rows_late: 0,
+            suggested_lag_seconds: None,
             error: None,
         };
+        if let Some(trend) = trends.iter().find(|trend| trend.stream == stream.name) {
+            (status.rows_late, status.suggested_lag_seconds) = (trend.late, trend.suggested_lag_seconds);
+        }
         if let Err(error) = look(stream, &lake, &mut status).await {
             status.error = Some(error.to_string());
             output::say_error(&error.with("stream", &stream.name), global.verbose);

@@ -15,6 +15,7 @@
 //! pass is made and the keys are looked at once more: what differs both times is a finding.
 
 mod digest;
+mod late;
 mod look;
 mod repair;
 mod rows;
@@ -31,7 +32,7 @@ use self::look::{Found, Look};
 use self::rows::{Columns, Marks};
 use self::side::Side;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::{LakeTable, TableMode};
+use crate::lake::{LakeTable, Lateness, TableMode};
 use crate::sync::{self, Context, Progress, Stream};
 
 /// Which two places are compared. Rows flow from the first to the second.
@@ -82,6 +83,10 @@ pub struct Outcome {
     pub surplus: u64,
     /// Keys whose rows differ.
     pub different: u64,
+    /// Of the rows that the lake lacks or has otherwise, those whose cursor lies before the position: they
+    /// came later than `lag` looks back, or were changed without their cursor.
+    #[serde(skip_serializing_if = "Lateness::is_empty")]
+    pub late: Lateness,
     /// Whether all that differs was looked at. Otherwise the three counts are a part of it.
     pub complete: bool,
     /// Columns that were left out, each with why.
@@ -146,6 +151,7 @@ async fn compare_places(
         missing: 0,
         surplus: 0,
         different: 0,
+        late: Lateness::default(),
         complete: true,
         left_out: columns.left_out.clone(),
         repaired: 0,
@@ -166,6 +172,9 @@ async fn compare_places(
         }
         [outcome.missing, outcome.surplus, outcome.different] = found.counts();
         let found = Arc::new(found);
+        if pair == Pair::SourceLake && outcome.missing + outcome.different > 0 {
+            outcome.late = late::late(context, stream, &table, &look, &found, progress).await?;
+        }
         if options.repair && !found.is_empty() {
             outcome.repaired = match pair {
                 Pair::SourceLake => {

@@ -12,6 +12,7 @@ use arrow::array::{
 };
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::row::Rows;
 use datafusion::physical_plan::memory::MemoryStream;
 
 use super::look::{Found, Kind, Look};
@@ -127,17 +128,24 @@ pub(super) async fn target(
 }
 
 /// Keeps the rows whose keys were found.
-struct Picker {
+pub(super) struct Picker {
     encoder: Encoder,
     found: Arc<Found>,
     seen: HashSet<Box<[u8]>>,
-    rows: Vec<RecordBatch>,
+    pub(super) rows: Vec<RecordBatch>,
 }
 
 impl Picker {
-    fn new(look: &Look, found: &Arc<Found>) -> Result<Self> {
+    pub(super) fn new(look: &Look, found: &Arc<Found>) -> Result<Self> {
         let encoder = look.encoder()?;
         Ok(Self { encoder, found: found.clone(), seen: HashSet::new(), rows: Vec::new() })
+    }
+}
+
+impl Picker {
+    /// The keys of rows that were kept.
+    pub(super) fn keys(&self, batch: &RecordBatch) -> Result<Rows> {
+        self.encoder.keys(batch)
     }
 }
 

@@ -3,8 +3,9 @@
 use rusqlite::{Row, params};
 use serde::Serialize;
 
-use super::{Filter, History, foreign, list};
+use super::{Filter, History, foreign, lateness, list};
 use crate::error::Result;
+use crate::sync::Lateness;
 
 /// The passes of one stream, together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +28,10 @@ pub struct Trend {
     pub whole_seconds: Option<f64>,
     /// What the incremental ones took less than as many whole ones; unknown until there are both.
     pub saved_seconds: Option<f64>,
+    /// Rows that came late.
+    pub late: u64,
+    /// The `lag` that would find nearly all like them, in seconds; none, where nothing came late.
+    pub suggested_lag_seconds: Option<u64>,
 }
 
 const TRENDS: &str = "
@@ -41,7 +46,8 @@ select stream, count(*) as passes, sum(verdict in ('failed', 'conflict')) as fai
     count(*) filter (where incremental) as incremental,
     avg(seconds) filter (where incremental) as incremental_seconds,
     count(*) filter (where whole) as whole,
-    avg(seconds) filter (where whole) as whole_seconds
+    avg(seconds) filter (where whole) as whole_seconds,
+    json_group_array(late) filter (where late is not null) as late
 from good group by stream order by stream";
 
 impl History {
@@ -59,6 +65,9 @@ fn trend(row: &Row<'_>) -> rusqlite::Result<Trend> {
     let count = |name: &str| row.get::<_, i64>(name).map(i64::cast_unsigned);
     let (incremental, incremental_seconds) = (count("incremental")?, row.get("incremental_seconds")?);
     let whole_seconds: Option<f64> = row.get("whole_seconds")?;
+    let texts: Vec<String> = serde_json::from_str(&row.get::<_, String>("late")?).unwrap_or_default();
+    let mut late = Lateness::default();
+    texts.iter().for_each(|text| late.join(&lateness(text)));
     let both = whole_seconds.zip(incremental_seconds);
     Ok(Trend {
         stream: row.get("stream")?,
@@ -70,6 +79,8 @@ fn trend(row: &Row<'_>) -> rusqlite::Result<Trend> {
         whole: count("whole")?,
         whole_seconds,
         saved_seconds: both.map(|(whole, changes)| (whole - changes) * incremental as f64),
+        late: late.rows,
+        suggested_lag_seconds: late.suggested_lag().map(|lag| lag.as_secs()),
     })
 }
 
@@ -84,6 +95,9 @@ mod tests {
     fn report(stream: &str, extent: Extent, seconds: f64, verdict: Verdict) -> StreamReport {
         let mut extract = ExtractReport::new(ChangeDetection::Timestamp, extent);
         extract.rows = 10;
+        if extent == Extent::Changed {
+            extract.late.add(3_000_000);
+        }
         StreamReport {
             seconds,
             verdict,
@@ -110,6 +124,8 @@ mod tests {
         assert_eq!((a.passes, a.failed, a.rows, a.incremental, a.whole), (4, 1, 30, 2, 1));
         assert_eq!((a.incremental_seconds, a.whole_seconds), (Some(2.0), Some(60.0)));
         assert_eq!(a.saved_seconds, Some(116.0));
+        assert_eq!((a.late, a.suggested_lag_seconds), (2, Some(4)));
+        assert_eq!((b.late, b.suggested_lag_seconds), (0, None));
         assert_eq!((b.stream.as_str(), b.incremental, b.saved_seconds), ("b", 1, None));
         let only_b = Filter { streams: vec!["b".to_owned()], ..all };
         assert_eq!(history.trends(&only_b).unwrap(), std::slice::from_ref(b));

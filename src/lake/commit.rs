@@ -21,7 +21,7 @@ use iceberg::{TableRequirement, TableUpdate};
 use super::audit::AUDIT;
 use super::snapshot::Draft;
 use super::write::discard;
-use super::{Gone, LakeTable, OUTBOX, Position, WrittenFile, deletes, outbox};
+use super::{Gone, LakeTable, Lateness, OUTBOX, Position, WrittenFile, deletes, outbox};
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
@@ -35,6 +35,8 @@ const REPLACED_ROWS: &str = "frazil.replaced-rows";
 const DELETED_ROWS: &str = "frazil.deleted-rows";
 /// Snapshot summary: new rows that a later one with the same key hides.
 const REPEATED_ROWS: &str = "frazil.repeated-rows";
+/// Snapshot summary: which of the new rows came late, as [`Lateness`].
+const LATENESS: &str = "frazil.late-rows";
 /// The branch on which a first read collects its parts.
 pub(super) const FIRST_READ: &str = "frazil_first_read";
 /// Snapshot summary: this snapshot is a part of a first read that readers do not see yet.
@@ -130,6 +132,13 @@ impl LakeTable {
         let (written, updated) =
             (count("added-records").saturating_sub(count(REPEATED_ROWS)), count(REPLACED_ROWS));
         RowCounts { inserted: written.saturating_sub(updated), updated, deleted: count(DELETED_ROWS) }
+    }
+
+    /// Which of the rows that the current snapshot brought came late.
+    pub fn lateness(&self) -> Lateness {
+        let snapshot = self.table.metadata().current_snapshot();
+        let text = snapshot.and_then(|snapshot| snapshot.summary().additional_properties.get(LATENESS));
+        text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     }
 
     /// Drops the parts of an unfinished first read, so that it can start from nothing.
@@ -298,7 +307,13 @@ impl LakeTable {
                 _ => (&none, &[][..]),
             };
             let (at, new) = (place.parent, &change.files);
-            let found = deletes::hide(self, at, new, gone_keys, &self.key(), gone, budget).await?;
+            // Who knows of deletes sends keys in the order of what happened to them.
+            let order = self.order.as_ref().filter(|_| gone_keys.is_empty());
+            let found = deletes::hide(self, at, new, gone_keys, gone, order, budget).await?;
+            if !found.lateness.is_empty() {
+                let text = serde_json::to_string(&found.lateness).expect("counts are JSON");
+                summary.insert(LATENESS.to_owned(), text);
+            }
             summary.insert(REPLACED_ROWS.to_owned(), found.old_rows.to_string());
             if found.gone_rows > 0 {
                 summary.insert(DELETED_ROWS.to_owned(), found.gone_rows.to_string());

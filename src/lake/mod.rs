@@ -34,6 +34,7 @@ mod footers;
 mod format_version;
 mod history;
 mod inspect;
+mod lateness;
 mod manifest;
 mod name_mapping;
 mod named_reads;
@@ -80,6 +81,7 @@ pub use delta::{DeltaExtent, SEQ_COLUMN, TableDelta};
 pub use difference::{Comparison, Fingerprints, Gone, Sieve};
 pub use evolve::{DroppedColumns, Evolution, Fate, SchemaContract, Wanted};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
+pub use lateness::{EventOrder, Lateness, micros};
 pub use outbox::OUTBOX;
 pub use refs::{RefInfo, RefKind, is_ref_name};
 pub use storage::Stores;
@@ -180,6 +182,7 @@ impl Lake {
             catalog: self.catalog.clone(),
             stores: self.stores.clone(),
             ahead: Ahead::default(),
+            order: None,
         }
     }
 }
@@ -270,6 +273,7 @@ pub struct LakeTable {
     catalog: Arc<dyn catalog::Catalog>,
     stores: Arc<Stores>,
     ahead: Ahead,
+    order: Option<EventOrder>,
 }
 
 /// How far ingestion into a table has come.
@@ -319,6 +323,16 @@ impl LakeTable {
             Some("replace") => TableMode::Replace,
             _ => TableMode::Append,
         }
+    }
+
+    /// From here on, says of commits how rows with one key are ordered; by a column that the table does not
+    /// have, or that is neither number nor time, they cannot be.
+    pub fn order_by(&mut self, order: Option<EventOrder>) {
+        let columns = self.columns();
+        let fits = |order: &EventOrder| {
+            columns.field_with_name(&order.column).is_ok_and(|column| deletes::ranks_by(column.data_type()))
+        };
+        self.order = order.filter(fits);
     }
 
     /// The key's columns, in key order; by field id, so that a rename keeps the key.

@@ -4,6 +4,7 @@
 mod beside;
 mod columns;
 mod deltas;
+mod events;
 mod order;
 mod queries;
 mod refs;
@@ -133,14 +134,13 @@ impl History {
     async fn delete(&mut self, keys: &[i64]) -> SnapshotId {
         let rows: Vec<_> = keys.iter().map(|key| (*key, None)).collect();
         let files = self.write(&rows).await;
-        let key = self.table.key();
         let hidden = deletes::hide(
             &self.table,
             self.table.current(),
             &files,
             &[],
-            &key,
             &super::Gone::default(),
+            None,
             budget(),
         )
         .await

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::contract::{Gate, LeftOut, Passed};
 use super::gone_keys::GoneKeys;
+use super::late;
 use super::letters::Letters;
 use super::request::{lake_table_plan, read_request};
 use super::stamp::Stamp;
@@ -142,6 +143,9 @@ impl<'a> Pass<'a> {
         };
         faults::point(faults::AFTER_EVOLUTION)?;
         let whole = plan.extent == Extent::Whole;
+        let key_enforced = description.keys.iter().any(|unique| same_columns(&unique.columns, &key));
+        let mut table = table;
+        table.order_by(late::order(&plan, mode, key_enforced, stream.settings.lag));
         let letters = Letters::open(context, stream, &table, gate.as_ref(), &key, whole).await?;
         Ok(Self {
             context,
@@ -151,7 +155,7 @@ impl<'a> Pass<'a> {
             reading,
             plan,
             mode,
-            key_enforced: description.keys.iter().any(|unique| same_columns(&unique.columns, &key)),
+            key_enforced,
             unfinished: position.as_ref().is_some_and(|position| position.unfinished),
             position: position.map(|position| position.watermark),
             notes,
@@ -225,6 +229,7 @@ impl<'a> Pass<'a> {
         notes.append(&mut self.notes);
         notes.extend(self.left_out.note(self.stream.settings.schema));
         notes.extend(unfit::note(unfit));
+        notes.extend(late::notes(&tally.late, &self.plan, self.stream.settings.lag));
         Ok(ExtractReport {
             from,
             to: self.position.take(),
@@ -237,6 +242,7 @@ impl<'a> Pass<'a> {
             changed: tally.commits > 0 || self.evolved,
             commits: self.table.commits_since_maintenance(),
             rejected: self.left_out.rows + unfit,
+            late: tally.late,
             left_out: std::mem::take(&mut self.left_out),
             notes,
             stages: Stages {
@@ -450,6 +456,7 @@ impl<'a> Pass<'a> {
         }
         if !unfinished {
             part.changed = self.table.row_counts();
+            part.late = self.table.lateness();
         }
         tally.add(part);
         self.unfinished = unfinished;

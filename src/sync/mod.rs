@@ -17,6 +17,7 @@ mod contract;
 mod evolve;
 mod extract;
 mod gone_keys;
+mod late;
 mod letters;
 mod load;
 mod report;
@@ -45,6 +46,7 @@ use crate::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, OnG
 use crate::table::{FormatVersion, TableId};
 use crate::target::{ConflictRules, Deletes};
 
+pub use crate::lake::Lateness;
 pub use audit::{Audit, AuditScope};
 pub use conflicts::{
     Choice, ConflictCount, Record as ConflictRecord, conflicts, conflicts_of, count_conflicts,
@@ -61,7 +63,7 @@ pub use load::{load, target_table};
 pub use report::{ErrorReport, ExtractReport, LoadReport, Stages, Status, StreamReport, Verdict};
 pub use request::{lake_table_plan, mode_of, read_request};
 use retry::Tries;
-pub use state::{Moved, set_position, verify};
+pub use state::{Moved, plan_from, set_position, verify};
 
 /// One stream, resolved: every setting has its final value.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use super::contract::LeftOut;
 use crate::connection::Connection;
 use crate::delta::{SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lake::Lateness;
 use crate::maintain;
 use crate::source::{ChangeDetection, Extent};
 use crate::table::TableId;
@@ -147,6 +148,8 @@ pub struct ExtractReport {
     pub deleted: u64,
     /// Rows that could not be carried: they are in the table of dead letters.
     pub rejected: u64,
+    /// Rows from before the position: an earlier pass should have found them.
+    pub late: Lateness,
     /// Bytes of the data files that hold them.
     pub file_bytes: u64,
     /// The last snapshot committed, or the one that was there.
@@ -212,6 +215,7 @@ impl ExtractReport {
             updated: 0,
             deleted: 0,
             rejected: 0,
+            late: Lateness::default(),
             file_bytes: 0,
             snapshot: None,
             changed: false,
@@ -233,7 +237,9 @@ impl ExtractReport {
         self.notes
             .extend(next.notes.into_iter().filter(|note| !self.notes.contains(note)).collect::<Vec<_>>());
         self.left_out.add(&next.left_out);
+        self.late.join(&next.late);
         Self {
+            late: self.late,
             left_out: self.left_out,
             from: self.from,
             read: self.read + next.read,

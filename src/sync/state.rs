@@ -123,7 +123,7 @@ pub async fn set_position(
 }
 
 /// What the source would do from a position.
-async fn plan_from(stream: &Stream, from: Option<Watermark>, budget: Budget) -> Result<ReadPlan> {
+pub async fn plan_from(stream: &Stream, from: Option<Watermark>, budget: Budget) -> Result<ReadPlan> {
     let source = connectors::source(&stream.source)?;
     let table = source.table(&stream.source_table).await?;
     let request = read_request(stream, &table, budget)?;

@@ -1,6 +1,6 @@
 //! What a reading has written and committed so far.
 
-use crate::lake::{RowCounts, WrittenFile};
+use crate::lake::{Lateness, RowCounts, WrittenFile};
 
 /// Files that were written and are not committed yet.
 #[derive(Default)]
@@ -30,6 +30,7 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     pub(super) commits: usize,
     pub(super) changed: RowCounts,
+    pub(super) late: Lateness,
     /// Taken by commits, in seconds.
     pub(super) seconds: f64,
 }
@@ -47,5 +48,6 @@ impl Tally {
         self.commits += part.commits;
         self.changed.updated += part.changed.updated;
         self.changed.deleted += part.changed.deleted;
+        self.late.join(&part.late);
     }
 }

@@ -35,6 +35,7 @@ mod lake_places;
 mod lake_rest;
 mod lake_sql_catalog;
 mod lake_write;
+mod late;
 mod many_streams;
 mod memory;
 mod mssql_conformance;

@@ -267,6 +267,10 @@ impl Window<'_> {
         let request = self.request;
         let first = !matches!(start, Start::After(_));
         let continues = start != Start::Nothing;
+        let known_to = match &start {
+            Start::After(Position::Timestamp { at, .. }) => at.map(|Ticks(at)| at.div_euclid(10)),
+            _ => None,
+        };
         let (end, after) = match start {
             // Whatever changed since the first attempt will be read again after it.
             Start::Key(then, after) => {
@@ -299,6 +303,7 @@ impl Window<'_> {
             continues,
             notes: self.notes,
             statement,
+            known_to,
             rows: self.relation.rows,
             bytes: self.relation.bytes,
             schema: Arc::clone(&schema),

@@ -227,6 +227,10 @@ impl<'a> Window<'a> {
         let resumable = self.resumable();
         let first = matches!(start, Start::Nothing | Start::Block(..) | Start::Key(..));
         let continues = !matches!(start, Start::Nothing);
+        let known_to = match &start {
+            Start::Time(at) => at.map(|Micros(at)| at),
+            _ => None,
+        };
         let (mut from_block, mut after) = (0, None);
         let end = match (&cursor, limit) {
             (None, _) | (_, Limit::None) => Position::Full {},
@@ -297,6 +301,7 @@ impl<'a> Window<'a> {
             continues,
             notes: self.notes,
             statement,
+            known_to,
             rows: relation.rows,
             bytes: relation.bytes,
             schema: Arc::clone(&shape.schema),

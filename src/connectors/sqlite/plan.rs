@@ -132,6 +132,10 @@ pub(super) fn resolve(request: &ReadRequest, described: &Described) -> Result<Re
             continues: start != Start::Whole,
             notes,
             statement: String::new(),
+            known_to: match (&cursor, start) {
+                (Cursor::Time { .. }, Start::After(at)) => Some(at),
+                _ => None,
+            },
             rows: table.rows.filter(|_| start == Start::Whole),
             bytes: table.bytes.filter(|_| start == Start::Whole),
             schema: arrow::datatypes::Schema::new(fields).into(),

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A row's *ordinal* is its place in all new files put end to end; of two rows with one key the one
-//! with the higher ordinal stays. Two forms: keys of integers whose ranges fit 64 bits together are
-//! packed into one number (`Packed`), all others use Arrow's row format in one arena (`Rows`).
+//! with the higher ordinal stays, unless rows have [ranks](Ranks), which then decide first. Two forms:
+//! keys of integers whose ranges fit 64 bits together are packed into one number (`Packed`), all others
+//! use Arrow's row format in one arena (`Rows`).
 //!
 //! The set is bounded: when all keys do not fit the memory, it is built several times, each time for
 //! the share of keys whose hash falls to that [`Pass`].
@@ -25,6 +26,7 @@ use hashbrown::hash_table::Entry;
 use super::filter::Filter;
 use super::lead::Lead;
 use super::packed::{Digit, Packed, digits, pack, unpack};
+use super::ranks::Ranks;
 use super::values::ColumnValues;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -70,6 +72,7 @@ pub(super) struct KeySetBuilder {
     form: Form,
     values: Vec<ColumnValues>,
     replaced: Vec<u64>,
+    ranks: Option<Ranks>,
 }
 
 /// The keys of one pass; shared by the tasks that look for old rows.
@@ -79,6 +82,7 @@ pub(super) struct KeySet {
     values: Vec<ColumnValues>,
     few: Option<Vec<ArrayRef>>,
     lead: Option<Lead>,
+    ranks: Option<Ranks>,
 }
 
 enum Form {
@@ -121,11 +125,22 @@ impl KeySetBuilder {
         };
         let values =
             columns.iter().map(|column| ColumnValues::new(&column.data_type)).collect::<Result<_>>()?;
-        Ok(Self { columns, pass, form, values, replaced: Vec::new() })
+        Ok(Self { columns, pass, form, values, replaced: Vec::new(), ranks: None })
+    }
+
+    /// Rows that follow will have ranks.
+    pub(super) fn ranked(mut self, by_event: bool) -> Self {
+        self.ranks = Some(Ranks::new(by_event));
+        self
     }
 
     /// Adds the keys of rows that follow each other, the first of them with ordinal `first`.
     pub(super) fn insert(&mut self, keys: &[ArrayRef], first: u64) -> Result<()> {
+        self.insert_ranked(keys, &[], first)
+    }
+
+    /// The same for rows with these ranks.
+    pub(super) fn insert_ranked(&mut self, keys: &[ArrayRef], of: &[i64], first: u64) -> Result<()> {
         for (array, column) in keys.iter().zip(self.columns.iter()) {
             if array.null_count() > 0 {
                 return Err(Error::new(ErrorKind::Data, "a key column holds NULL")
@@ -133,7 +148,7 @@ impl KeySetBuilder {
                     .hint("a row can only be found again by a key without NULL: choose other key columns, or `mode: append`"));
             }
         }
-        let Self { pass, form, replaced, .. } = self;
+        let Self { pass, form, replaced, ranks, .. } = self;
         let hasher = &pass.hasher;
         let mut taken = Vec::new();
         match form {
@@ -153,11 +168,16 @@ impl KeySetBuilder {
                     let ordinal = first + row as u64;
                     match table.entry(hash, |entry| entry.key == key, |entry| hasher.hash_one(entry.key)) {
                         Entry::Occupied(mut entry) => {
-                            replaced.push(newer(&mut entry.get_mut().ordinal, ordinal));
+                            let kept = &mut entry.get_mut().ordinal;
+                            replaced.push(match ranks {
+                                Some(ranks) => ranks.newer(kept, ordinal, of[row]),
+                                None => newer(kept, ordinal),
+                            });
                         }
                         Entry::Vacant(entry) => {
                             entry.insert(PackedKey { key, ordinal });
                             taken.push(row);
+                            ranks.iter_mut().for_each(|ranks| ranks.put(ordinal, of[row]));
                         }
                     }
                 }
@@ -178,7 +198,11 @@ impl KeySetBuilder {
                     );
                     match entry {
                         Entry::Occupied(mut entry) => {
-                            replaced.push(newer(&mut entry.get_mut().ordinal, ordinal));
+                            let kept = &mut entry.get_mut().ordinal;
+                            replaced.push(match ranks {
+                                Some(ranks) => ranks.newer(kept, ordinal, of[row]),
+                                None => newer(kept, ordinal),
+                            });
                         }
                         Entry::Vacant(entry) => {
                             let len = u32::try_from(key.len())
@@ -186,6 +210,7 @@ impl KeySetBuilder {
                             entry.insert(RowKey { start: bytes.len(), len, ordinal });
                             bytes.extend_from_slice(key);
                             taken.push(row);
+                            ranks.iter_mut().for_each(|ranks| ranks.put(ordinal, of[row]));
                         }
                     }
                 }
@@ -203,7 +228,8 @@ impl KeySetBuilder {
             Form::Packed { table, .. } => table.allocation_size(),
             Form::Rows { table, bytes, .. } => table.allocation_size() + bytes.capacity(),
         };
-        table + self.values.iter().map(ColumnValues::size).sum::<usize>()
+        let ranks = self.ranks.as_ref().map_or(0, Ranks::size);
+        table + ranks + self.values.iter().map(ColumnValues::size).sum::<usize>()
     }
 
     /// The set, and the ordinals of the rows that a later row with the same key replaces.
@@ -225,12 +251,15 @@ impl KeySetBuilder {
             _ => None,
         };
         let lead = match &self.form {
+            // Of ranked rows another column is read anyhow.
+            _ if self.ranks.is_some() => None,
             Form::Packed { digits, table, .. } => {
                 Lead::of(digits, &self.values, table.iter().map(|entry| entry.key), table.len())
             }
             Form::Rows { .. } => None,
         };
-        let set = KeySet { pass: self.pass, form: self.form, values: self.values, few, lead };
+        let (pass, form, values, ranks) = (self.pass, self.form, self.values, self.ranks);
+        let set = KeySet { pass, form, values, few, lead, ranks };
         Ok((set, self.replaced))
     }
 }
@@ -244,6 +273,11 @@ impl KeySet {
         }
     }
 
+    /// How many columns a key has.
+    pub(super) fn width(&self) -> usize {
+        self.values.len()
+    }
+
     /// The values that the keys have in one column.
     pub(super) fn values(&self, column: usize) -> &ColumnValues {
         &self.values[column]
@@ -252,6 +286,11 @@ impl KeySet {
     /// All keys, column by column, if they are few. Integer columns come as `Int64`.
     pub(super) fn few(&self) -> Option<&[ArrayRef]> {
         self.few.as_deref()
+    }
+
+    /// The ranks of the rows that stay, if they have any.
+    pub(super) fn ranks(&self) -> Option<&Ranks> {
+        self.ranks.as_ref()
     }
 
     /// The column to look at first, if keys have several and one rules out most rows.
@@ -282,17 +321,19 @@ impl KeySet {
         Ok(())
     }
 
-    /// Calls `found` with the index of each row whose key is in the set. A key with NULL never is.
-    pub(super) fn find(&self, keys: &[ArrayRef], mut found: impl FnMut(usize)) -> Result<()> {
+    /// Calls `found` with the index of each row whose key is in the set, and with the ordinal of the new
+    /// row that has it. A key with NULL never is.
+    pub(super) fn find(&self, keys: &[ArrayRef], mut found: impl FnMut(usize, u64)) -> Result<()> {
         match &self.form {
             Form::Packed { digits, filter, table } => {
                 let packed = pack(digits, keys)?;
                 for (row, (key, outside)) in packed.keys.iter().zip(&packed.outside).enumerate() {
                     if !outside
                         && filter.may_have(*key)
-                        && table.find(self.pass.hasher.hash_one(*key), |entry| entry.key == *key).is_some()
+                        && let Some(entry) =
+                            table.find(self.pass.hasher.hash_one(*key), |entry| entry.key == *key)
                     {
-                        found(row);
+                        found(row, entry.ordinal);
                     }
                 }
             }
@@ -302,9 +343,10 @@ impl KeySet {
                 for (row, key) in rows.iter().enumerate() {
                     let key = key.data();
                     let hash = self.pass.hasher.hash_one(key);
-                    if self.pass.takes(hash) && table.find(hash, |entry| slice(bytes, entry) == key).is_some()
+                    if self.pass.takes(hash)
+                        && let Some(entry) = table.find(hash, |entry| slice(bytes, entry) == key)
                     {
-                        found(row);
+                        found(row, entry.ordinal);
                     }
                 }
             }
@@ -375,7 +417,7 @@ mod tests {
 
     fn found(set: &KeySet, keys: &[ArrayRef]) -> Vec<usize> {
         let mut rows = Vec::new();
-        set.find(keys, |row| rows.push(row)).unwrap();
+        set.find(keys, |row, _| rows.push(row)).unwrap();
         rows
     }
 

@@ -111,7 +111,7 @@ mod tests {
                 builder.insert(&arrays(&new), 0).unwrap();
                 let (set, _) = builder.finish().unwrap();
                 let mut expected = Vec::new();
-                set.find(&old, |row| expected.push(row as u64)).unwrap();
+                set.find(&old, |row, _| expected.push(row as u64)).unwrap();
 
                 // All keys may have fallen to the other pass.
                 let Some(lead) = set.lead() else {

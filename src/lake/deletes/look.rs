@@ -16,6 +16,7 @@ use roaring::RoaringTreemap;
 
 use super::keys::KeySet;
 use super::lead::Lead;
+use super::ranks::{self, Contest};
 use super::read::{Chunks, KeyFile};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,27 +32,47 @@ pub(super) struct Piece {
     pub(super) selection: Option<RowSelection>,
 }
 
-/// The positions of rows that have one of the keys.
-pub(super) async fn look(piece: Piece, keys: Arc<KeySet>) -> Result<(usize, RoaringTreemap)> {
+/// The rows of a file that have one of the keys.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hits {
+    /// Where they are.
+    pub(super) positions: RoaringTreemap,
+    /// Where they are, if new rows have ranks: then it is not decided yet which of two gives way.
+    pub(super) contests: Vec<Contest>,
+}
+
+impl Hits {
+    pub(super) fn add(&mut self, other: Self) {
+        self.positions |= other.positions;
+        self.contests.extend(other.contests);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.positions.is_empty() && self.contests.is_empty()
+    }
+}
+
+/// The rows that have one of the keys.
+pub(super) async fn look(piece: Piece, keys: Arc<KeySet>) -> Result<(usize, Hits)> {
     let Piece { candidate, file, row_group, selection } = piece;
     let places = Places::new(file.first_row(row_group), file.rows(row_group), selection.as_ref());
     let lead = keys.lead().filter(|_| selection.is_none());
     let Some(lead) = lead else {
         let Some(reader) = file.fetch(row_group, selection).await? else {
-            return Ok((candidate, RoaringTreemap::new()));
+            return Ok((candidate, Hits::default()));
         };
         return Ok((candidate, by_all(&file, reader, places, &keys).await?));
     };
     let chunks = file.chunks(row_group).await?;
-    let positions = match by_lead(&file, row_group, &chunks, &keys, lead).await? {
-        Some(positions) => positions,
+    let hits = match by_lead(&file, row_group, &chunks, &keys, lead).await? {
+        Some(positions) => Hits { positions, contests: Vec::new() },
         None => {
             let columns: Vec<_> = (0..file.width()).collect();
             let reader = file.decode(&chunks, row_group, &columns, None)?;
             by_all(&file, reader, places, &keys).await?
         }
     };
-    Ok((candidate, positions))
+    Ok((candidate, hits))
 }
 
 /// Looks at all key columns of all rows read.
@@ -60,18 +81,28 @@ async fn by_all(
     reader: ParquetRecordBatchReader,
     mut places: Places,
     keys: &KeySet,
-) -> Result<RoaringTreemap> {
-    let mut positions = RoaringTreemap::new();
+) -> Result<Hits> {
+    let mut hits = Hits::default();
     let mut read = 0;
     for batch in reader {
         let batch = batch.map_err(|source| file.error(source.into()))?;
-        keys.find(&file.keys(&batch)?, |row| {
-            positions.insert(places.position(read + row as u64));
-        })?;
+        if let Some(ranks) = keys.ranks() {
+            let (columns, order) = file.ranked_keys(&batch, keys.width())?;
+            let old = ranks::ranks(order.as_ref(), batch.num_rows())?;
+            keys.find(&columns, |row, ordinal| {
+                let position = places.position(read + row as u64);
+                let (old, new) = (old[row], ranks.get(ordinal));
+                hits.contests.push(Contest { position, ordinal, old, new });
+            })?;
+        } else {
+            keys.find(&file.keys(&batch)?, |row, _| {
+                hits.positions.insert(places.position(read + row as u64));
+            })?;
+        }
         read += batch.num_rows() as u64;
         tokio::task::yield_now().await;
     }
-    Ok(positions)
+    Ok(hits)
 }
 
 /// Looks at the leading column of all rows, and at the others where that leaves a doubt; `None` where it

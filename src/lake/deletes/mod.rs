@@ -11,6 +11,9 @@
 //! be. Keys are read back from the new files, so that nothing is held while rows are extracted; when
 //! they do not fit the memory, the search is made in several passes over a share of the keys each.
 //!
+//! Where an [order](EventOrder) says which of two rows is the newer one, the new row is hidden that is
+//! older than what the table has ([`ranks`]).
+//!
 //! What always holds: no position is hidden twice, and the numbers of hidden rows are exact.
 
 mod filter;
@@ -20,6 +23,7 @@ mod look;
 mod packed;
 mod probe;
 mod prune;
+mod ranks;
 mod read;
 mod values;
 mod write;
@@ -35,22 +39,29 @@ use iceberg::spec::DataContentType;
 use roaring::RoaringTreemap;
 
 use self::keys::{KEY_BYTES, KeyColumn, KeySet, KeySetBuilder, Pass};
+use self::look::Hits;
 use self::packed::{integers, is_integral};
 use self::probe::Candidate;
 use self::prune::Partitions;
+use self::ranks::{Order, RANK_BYTES, Verdict};
 use self::read::KeyFile;
 use self::write::Doomed;
 use super::format_version::is_v3;
 use super::manifest::{LiveFile, LiveFiles};
 use super::position_deletes::Deleted;
 use super::snapshot::FileKey;
-use super::{Gone, LakeTable, WrittenFile, file_diff};
+use super::{EventOrder, Gone, LakeTable, Lateness, WrittenFile, file_diff};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Budget;
 
 /// Footers of new files that are read at once: waiting, not work.
 const FOOTERS_AT_ONCE: usize = 16;
+
+/// Whether rows can be ordered by a column of this type.
+pub(super) fn ranks_by(data_type: &arrow::datatypes::DataType) -> bool {
+    is_integral(data_type)
+}
 
 /// More passes than this mean that single keys are larger than the memory.
 const MOST_PASSES: u64 = 1 << 12;
@@ -69,21 +80,23 @@ pub(super) struct Hidden {
     pub(super) old_rows: u64,
     /// Rows of the snapshot that are now hidden because they are gone.
     pub(super) gone_rows: u64,
-    /// Rows of the new files that a later one with the same key hides.
+    /// Rows of the new files that a later one with the same key hides, or a newer one that was there.
     pub(super) repeated_rows: u64,
+    /// Which of the new rows came late, where their order tells.
+    pub(super) lateness: Lateness,
 }
 
 /// Hides the rows of snapshot `at` (`None`: an empty table) that have a key of `new_files`, and of
 /// rows that share a key within `new_files` all but the last, in the order of the files and of the
-/// rows in them. Hides rows that are `gone` as well, and of the snapshot those that have a key of
+/// rows in them; unless `order` says which row stays. Hides rows that are `gone` as well, and of the snapshot those that have a key of
 /// `gone_keys`.
 pub(super) async fn hide(
     table: &LakeTable,
     at: Option<SnapshotId>,
     new_files: &[WrittenFile],
     gone_keys: &[WrittenFile],
-    key: &[String],
     gone: &Gone,
+    order: Option<&EventOrder>,
     budget: Budget,
 ) -> Result<Hidden> {
     if new_files.is_empty() && gone_keys.is_empty() && gone.is_empty() {
@@ -98,7 +111,8 @@ pub(super) async fn hide(
     };
     let new = By { files: new_files, placed: true };
     let going = By { files: gone_keys, placed: false };
-    hide_among(table, &live, [new, going], key, gone, budget.query_bytes())
+    let order = order.map(|order| Order::of(table.table.metadata(), order)).transpose()?;
+    hide_among(table, &live, [new, going], gone, order.as_ref(), budget.query_bytes())
         .await
         .map_err(|error| error.with("table", &table.id))
 }
@@ -130,13 +144,14 @@ async fn hide_among(
     table: &LakeTable,
     live: &LiveFiles,
     [new, going]: [By<'_>; 2],
-    key: &[String],
     gone: &Gone,
+    order: Option<&Order>,
     memory: usize,
 ) -> Result<Hidden> {
     let new_files = new.files;
-    let (mut hits, repeated) = found_by_key(table, live, new, key, memory).await?;
-    let (mut going, _) = found_by_key(table, live, going, key, memory).await?;
+    let ByKey { mut hits, mut repeated, new, early } = found_by_key(table, live, new, order, memory).await?;
+    let mut going = found_by_key(table, live, going, None, memory).await?.hits;
+    let mut verdict = Verdict::default();
     let is_touched = |file: &&LiveFile| {
         let path = file.path();
         hits.contains_key(path) || going.contains_key(path) || gone.files.contains_key(path)
@@ -153,10 +168,16 @@ async fn hide_among(
             continue;
         }
         let already = before.remove(path).map(Deleted::positions).unwrap_or_default();
-        let mut positions = by_key.unwrap_or_default() - &already;
+        let by_key = by_key.unwrap_or_default();
+        let mut positions = by_key.positions - &already;
+        if let Some(order) = order {
+            let goes = |position| gone.is_some_and(|gone| gone.positions.contains(position));
+            let counts = |position| !already.contains(position) && !goes(position);
+            positions |= verdict.over(&by_key.contests, order, counts);
+        }
         hidden.old_rows += positions.len();
         if let Some(going) = going {
-            let going = (going - &already) - &positions;
+            let going = (going.positions - &already) - &positions;
             hidden.gone_rows += going.len();
             positions |= going;
         }
@@ -183,6 +204,10 @@ async fn hide_among(
             "the files were rewritten that a read was compared with",
         ));
     }
+    if let (Some(order), Some(new)) = (order, &new) {
+        new.place(&verdict.beaten.iter().collect::<Vec<_>>(), &mut repeated);
+        hidden.lateness = verdict.lateness(&early, order);
+    }
     hidden.repeated_rows = repeated.iter().map(RoaringTreemap::len).sum();
     doomed.extend(new_files.iter().zip(repeated).map(|(new, positions)| Doomed {
         path: new.file.file_path().to_owned(),
@@ -197,26 +222,39 @@ async fn hide_among(
     Ok(hidden)
 }
 
-/// The rows that have a key of the new files, by data file; and of each new file the rows whose key
-/// comes again.
+/// What new files have to do with those that are there.
+#[derive(Default)]
+struct ByKey<'a> {
+    /// The rows that have a key of the new files, by data file.
+    hits: BTreeMap<&'a str, Hits>,
+    /// Of each new file the rows whose key comes again.
+    repeated: Vec<RoaringTreemap>,
+    /// The new rows, if there are any.
+    new: Option<NewRows>,
+    /// The ordinals and ranks of those that were due before.
+    early: Vec<(u64, i64)>,
+}
+
 async fn found_by_key<'a>(
     table: &LakeTable,
     live: &'a LiveFiles,
     By { files: new_files, placed }: By<'_>,
-    key: &[String],
+    order: Option<&Order>,
     memory: usize,
-) -> Result<(BTreeMap<&'a str, RoaringTreemap>, Vec<RoaringTreemap>)> {
+) -> Result<ByKey<'a>> {
+    let key = table.key();
     if new_files.is_empty() || key.is_empty() {
-        return Ok((BTreeMap::new(), Vec::new()));
+        return Ok(ByKey::default());
     }
     let metadata = table.table.metadata();
-    let columns = prune::key_columns(metadata, key)?;
+    let columns = prune::key_columns(metadata, &key)?;
     let partitions = Partitions::of(if placed { new_files } else { &[] }, metadata, &columns);
     let old: Vec<&LiveFile> = live.data.iter().filter(|file| partitions.may_hold(file)).collect();
-    let new = NewRows::open(table, new_files, columns).await?;
-    let found = search(table, &new, &old, memory).await?;
-    let hits = old.into_iter().zip(found.old).filter(|(_, positions)| !positions.is_empty());
-    Ok((hits.map(|(file, positions)| (file.path(), positions)).collect(), found.new))
+    let new = NewRows::open(table, new_files, columns, order.cloned()).await?;
+    let Found { old: hits, new: repeated, early } = search(table, &new, &old, memory).await?;
+    let hits = old.into_iter().zip(hits).filter(|(_, hits)| !hits.is_empty());
+    let hits = hits.map(|(file, hits)| (file.path(), hits)).collect();
+    Ok(ByKey { hits, repeated, new: Some(new), early })
 }
 
 /// Delete files that are about one data file and no other: one that is gone, or in format version 3
@@ -233,16 +271,19 @@ fn superseded(live: &LiveFiles, gone: &HashSet<FileKey>, doomed: &[Doomed], v3: 
     live.deletes.iter().filter(of_one).map(|file| FileKey::of(&file.file)).collect()
 }
 
-/// Positions to hide, file by file.
+/// What was found, file by file.
 struct Found {
-    old: Vec<RoaringTreemap>,
+    old: Vec<Hits>,
     new: Vec<RoaringTreemap>,
+    /// New rows that were due before.
+    early: Vec<(u64, i64)>,
 }
 
 /// Searches in as few passes as the memory allows.
 async fn search(table: &LakeTable, new: &NewRows, old: &[&LiveFile], memory: usize) -> Result<Found> {
     let memory = memory.max(1);
-    let mut passes = (new.rows as usize * KEY_BYTES).div_ceil(memory).max(1) as u64;
+    let each = KEY_BYTES + if new.order.is_some() { RANK_BYTES } else { 0 };
+    let mut passes = (new.rows as usize * each).div_ceil(memory).max(1) as u64;
     while passes <= MOST_PASSES {
         if let Some(found) = search_in(passes, table, new, old, memory).await? {
             return Ok(found);
@@ -263,13 +304,18 @@ async fn search_in(
 ) -> Result<Option<Found>> {
     let hasher = RandomState::new();
     let mut found = Found {
-        old: vec![RoaringTreemap::new(); old.len()],
+        old: vec![Hits::default(); old.len()],
         new: vec![RoaringTreemap::new(); new.files.len()],
+        early: Vec::new(),
     };
+    let order = new.order.as_ref();
     for number in 0..passes {
         let pass = Pass { number, of: passes, hasher: hasher.clone() };
         let Some((keys, replaced)) = new.keys(pass, memory).await? else { return Ok(None) };
         new.place(&replaced, &mut found.new);
+        if let (Some((known_to, _)), Some(ranks)) = (order.and_then(|order| order.known_to), keys.ranks()) {
+            found.early.extend(ranks.before(known_to));
+        }
         let possible = prune::by_bounds(old, &new.columns, &keys)?;
         let chosen: Vec<usize> = (0..old.len()).filter(|index| possible[*index]).collect();
         let candidate = |index: &usize| Candidate {
@@ -277,9 +323,10 @@ async fn search_in(
             size: old[*index].file.file_size_in_bytes(),
         };
         let candidates: Vec<_> = chosen.iter().map(candidate).collect();
-        let positions = probe::probe(&table.stores, &new.columns, &candidates, &Arc::new(keys)).await?;
-        for (index, positions) in chosen.into_iter().zip(positions) {
-            found.old[index] |= positions;
+        let column = order.map(|order| &order.column);
+        let hits = probe::probe(&table.stores, &new.columns, &candidates, &Arc::new(keys), column).await?;
+        for (index, hits) in chosen.into_iter().zip(hits) {
+            found.old[index].add(hits);
         }
     }
     Ok(Some(found))
@@ -288,6 +335,8 @@ async fn search_in(
 /// The rows of the new files, put end to end.
 struct NewRows {
     columns: Arc<[KeyColumn]>,
+    /// What ranks them, if anything does.
+    order: Option<Order>,
     files: Vec<KeyFile>,
     /// The ordinal of each file's first row.
     first: Vec<u64>,
@@ -297,11 +346,19 @@ struct NewRows {
 }
 
 impl NewRows {
-    async fn open(table: &LakeTable, files: &[WrittenFile], columns: Arc<[KeyColumn]>) -> Result<Self> {
+    async fn open(
+        table: &LakeTable,
+        files: &[WrittenFile],
+        columns: Arc<[KeyColumn]>,
+        order: Option<Order>,
+    ) -> Result<Self> {
         let open = |new: &WrittenFile| {
             let (path, size) = (new.file.file_path().to_owned(), new.file.file_size_in_bytes());
-            let columns = columns.clone();
-            async move { KeyFile::open(&table.stores, &path, size, columns).await }
+            let (columns, order) = (columns.clone(), &order);
+            async move {
+                let file = KeyFile::open(&table.stores, &path, size, columns).await?;
+                Ok::<_, Error>(order.iter().fold(file, |file, order| file.with_order(&order.column)))
+            }
         };
         let opened: Vec<_> = files.iter().map(open).collect();
         let files: Vec<KeyFile> = stream::iter(opened).buffered(FOOTERS_AT_ONCE).try_collect().await?;
@@ -313,7 +370,7 @@ impl NewRows {
         }
         let ranges =
             (0..columns.len()).map(|column| range(&files, &columns, column)).collect::<Result<_>>()?;
-        Ok(Self { columns, files, first, rows, ranges })
+        Ok(Self { columns, order, files, first, rows, ranges })
     }
 
     /// The keys of one pass and the ordinals of rows that are replaced; `None` when they take more
@@ -322,13 +379,22 @@ impl NewRows {
         let expected = self.rows / pass.of;
         let mut set =
             KeySetBuilder::new(self.columns.clone(), self.ranges.as_deref(), pass, expected as usize)?;
+        if let Some(order) = &self.order {
+            set = set.ranked(order.by_event);
+        }
         for (file, first) in self.files.iter().zip(&self.first) {
             let mut ordinal = *first;
             for row_group in 0..file.row_groups() {
                 let Some(reader) = file.fetch(row_group, None).await? else { continue };
                 for batch in reader {
                     let batch = batch.map_err(|source| file.error(source.into()))?;
-                    set.insert(&file.keys(&batch)?, ordinal)?;
+                    let (keys, order) = file.ranked_keys(&batch, self.columns.len())?;
+                    if self.order.is_some() {
+                        let ranks = ranks::ranks(order.as_ref(), batch.num_rows())?;
+                        set.insert_ranked(&keys, &ranks, ordinal)?;
+                    } else {
+                        set.insert(&keys, ordinal)?;
+                    }
                     ordinal += batch.num_rows() as u64;
                 }
                 // Decoding is work; others get their turn.

@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::RowSelection;
-use roaring::RoaringTreemap;
 
 use super::keys::{KeyColumn, KeySet};
-use super::look::{Piece, look};
+use super::look::{Hits, Piece, look};
 use super::read::KeyFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::storage::Stores;
@@ -37,18 +36,20 @@ pub(super) struct Candidate {
     pub(super) size: u64,
 }
 
-/// For each candidate, the positions of rows that have one of the keys.
+/// For each candidate, the rows that have one of the keys; with their ranks by the column `order`, if new
+/// rows have any.
 pub(super) async fn probe(
     stores: &Stores,
     columns: &Arc<[KeyColumn]>,
     candidates: &[Candidate],
     keys: &Arc<KeySet>,
-) -> Result<Vec<RoaringTreemap>> {
-    let mut found = vec![RoaringTreemap::new(); candidates.len()];
+    order: Option<&KeyColumn>,
+) -> Result<Vec<Hits>> {
+    let mut found = vec![Hits::default(); candidates.len()];
     let opened: Vec<_> = candidates
         .iter()
         .enumerate()
-        .map(|(index, candidate)| pieces(stores, columns, index, candidate, keys))
+        .map(|(index, candidate)| pieces(stores, columns, (index, candidate), keys, order))
         .collect();
     let pieces = stream::iter(opened)
         .buffer_unordered(FOOTERS_AT_ONCE)
@@ -65,8 +66,8 @@ pub(super) async fn probe(
             }
         })
         .try_buffer_unordered(ROW_GROUPS_PER_CORE * cores);
-    while let Some((candidate, positions)) = hits.try_next().await? {
-        found[candidate] |= positions;
+    while let Some((candidate, hits)) = hits.try_next().await? {
+        found[candidate].add(hits);
     }
     Ok(found)
 }
@@ -75,11 +76,14 @@ pub(super) async fn probe(
 async fn pieces(
     stores: &Stores,
     columns: &Arc<[KeyColumn]>,
-    index: usize,
-    candidate: &Candidate,
+    (index, candidate): (usize, &Candidate),
     keys: &KeySet,
+    order: Option<&KeyColumn>,
 ) -> Result<Vec<Piece>> {
     let mut file = KeyFile::open(stores, &candidate.path, candidate.size, columns.clone()).await?;
+    if let Some(order) = order {
+        file = file.with_order(order);
+    }
     let mut possible = vec![true; file.row_groups()];
     for column in 0..columns.len() {
         let (mins, maxes) = file.row_group_ranges(column)?;
@@ -139,7 +143,7 @@ pub(super) async fn described(
     candidate: &Candidate,
     keys: &KeySet,
 ) -> Result<Vec<String>> {
-    let pieces = pieces(stores, columns, 0, candidate, keys).await?;
+    let pieces = pieces(stores, columns, (0, candidate), keys, None).await?;
     let describe = |piece: Piece| {
         let rows = piece.file.rows(piece.row_group);
         let read = piece.selection.map_or(rows, |selection| selection.row_count());

@@ -19,6 +19,7 @@ use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, Length};
+use parquet::schema::types::SchemaDescriptor;
 
 use super::keys::KeyColumn;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +39,8 @@ pub(super) struct KeyFile {
     reader: ParquetObjectReader,
     /// For each key column, the index of its leaf in the file.
     leaves: Vec<usize>,
+    /// Which of the columns ranks rows, where one was asked for and the file has it.
+    order: Option<usize>,
 }
 
 impl KeyFile {
@@ -50,28 +53,29 @@ impl KeyFile {
         let footer = footers::footer(stores, path, size).await?;
         let metadata = arrow_metadata(path, footer)?;
         let schema = metadata.parquet_schema();
-        let with_ids =
-            (0..schema.num_columns()).any(|leaf| schema.column(leaf).self_type().get_basic_info().has_id());
         let leaf = |column: &KeyColumn| {
-            (0..schema.num_columns())
-                .find(|leaf| {
-                    let leaf = schema.column(*leaf);
-                    let info = leaf.self_type().get_basic_info();
-                    match with_ids {
-                        true => info.has_id() && info.id() == column.field_id,
-                        false => leaf.path().parts().len() == 1 && column.names.iter().any(|name| name == info.name()),
-                    }
-                })
-                .ok_or_else(|| {
-                    Error::new(ErrorKind::Unsupported, "a data file does not have the key column")
-                        .with("column", &column.name)
-                        .with("file", path)
-                        .hint("the file was written without field ids, or before the column was part of the key: read the table anew with `--full-refresh`")
-                })
+            leaf_of(schema, column).ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, "a data file does not have the key column")
+                    .with("column", &column.name)
+                    .with("file", path)
+                    .hint("the file was written without field ids, or before the column was part of the key: read the table anew with `--full-refresh`")
+            })
         };
         let leaves = columns.iter().map(leaf).collect::<Result<Vec<_>>>()?;
         let reader = footers::reader(stores, path, size)?;
-        Ok(Self { path: path.to_owned(), size, columns, metadata, reader, leaves })
+        Ok(Self { path: path.to_owned(), size, columns, metadata, reader, leaves, order: None })
+    }
+
+    /// Reads the column that ranks rows, too. A file from before the column has no ranks.
+    pub(super) fn with_order(mut self, column: &KeyColumn) -> Self {
+        let Some(leaf) = leaf_of(self.metadata.parquet_schema(), column) else { return self };
+        let known = self.leaves.iter().position(|known| *known == leaf);
+        self.order = Some(known.unwrap_or(self.leaves.len()));
+        if known.is_none() {
+            self.leaves.push(leaf);
+            self.columns = self.columns.iter().chain([column]).cloned().collect();
+        }
+        self
     }
 
     /// Makes [`pages`](Self::pages) known, if the file has an index of them.
@@ -215,6 +219,18 @@ impl KeyFile {
         self.columns(batch, &(0..self.leaves.len()).collect::<Vec<_>>())
     }
 
+    /// The first `width` of them, which are the key's, and the one that ranks rows.
+    pub(super) fn ranked_keys(
+        &self,
+        batch: &RecordBatch,
+        width: usize,
+    ) -> Result<(Vec<ArrayRef>, Option<ArrayRef>)> {
+        let mut columns = self.keys(batch)?;
+        let order = self.order.map(|at| columns[at].clone());
+        columns.truncate(width);
+        Ok((columns, order))
+    }
+
     /// The same for a batch that has some of them.
     pub(super) fn columns(&self, batch: &RecordBatch, columns: &[usize]) -> Result<Vec<ArrayRef>> {
         // Columns come in the file's order.
@@ -251,6 +267,20 @@ impl KeyFile {
     pub(super) fn error(&self, source: parquet::errors::ParquetError) -> Error {
         parquet_error(&self.path, source)
     }
+}
+
+/// The leaf of a column, by its field id; by its name in a file without ids.
+fn leaf_of(schema: &SchemaDescriptor, column: &KeyColumn) -> Option<usize> {
+    let with_ids =
+        (0..schema.num_columns()).any(|leaf| schema.column(leaf).self_type().get_basic_info().has_id());
+    (0..schema.num_columns()).find(|leaf| {
+        let leaf = schema.column(*leaf);
+        let info = leaf.self_type().get_basic_info();
+        match with_ids {
+            true => info.has_id() && info.id() == column.field_id,
+            false => leaf.path().parts().len() == 1 && column.names.iter().any(|name| name == info.name()),
+        }
+    })
 }
 
 /// Columns of a row group, encoded as they lie in the file.

@@ -250,9 +250,8 @@ impl Lab {
                 files.push(file);
             }
         }
-        let key = self.table.key();
         let hidden =
-            hide_among(&self.table, &self.live, alone(&files), &key, &Gone::default(), self.layout.memory)
+            hide_among(&self.table, &self.live, alone(&files), &Gone::default(), None, self.layout.memory)
                 .await
                 .unwrap();
         let updated = newest.keys().filter(|key| self.model.contains_key(key)).count();
@@ -411,9 +410,8 @@ async fn deletes_that_say_nothing_are_refused() {
     );
     lab.live.deletes.push(foreign);
     let (new, _) = lab.write(&[Row { a: 1, n: 1, p: 0 }]).remove(0);
-    let error = hide_among(&lab.table, &lab.live, alone(&[new]), &lab.table.key(), &Gone::default(), 1 << 20)
-        .await
-        .unwrap_err();
+    let error =
+        hide_among(&lab.table, &lab.live, alone(&[new]), &Gone::default(), None, 1 << 20).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
@@ -423,7 +421,7 @@ async fn pieces_of(layout: Layout, old: &[Row], new: &[Row]) -> Vec<String> {
     let (old, _) = lab.write(old).remove(0);
     let (new, _) = lab.write(new).remove(0);
     let columns = prune::key_columns(lab.table.table.metadata(), &lab.table.key()).unwrap();
-    let new = NewRows::open(&lab.table, &[new], columns.clone()).await.unwrap();
+    let new = NewRows::open(&lab.table, &[new], columns.clone(), None).await.unwrap();
     let pass = Pass { number: 0, of: 1, hasher: RandomState::new() };
     let (keys, _) = new.keys(pass, 1 << 20).await.unwrap().unwrap();
     let candidate = Candidate { path: old.file.file_path().to_owned(), size: old.file.file_size_in_bytes() };
