@@ -1,19 +1,32 @@
 //! A named address of a database, with a secret inside that never shows.
 
+mod limits;
 mod strings;
 
 use std::fmt;
+use std::sync::Arc;
 
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
+pub use limits::{Limiter, Limits, Place};
 
 /// Where a database is and how to log in. `Debug` and `Display` show neither password nor query.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Connection {
     name: String,
     url: Url,
+    limiter: Option<Arc<Limiter>>,
 }
+
+/// Two that lead to one place are equal, whatever their limits.
+impl PartialEq for Connection {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.url) == (&other.name, &other.url)
+    }
+}
+
+impl Eq for Connection {}
 
 impl Connection {
     /// Parses `scheme://user:password@host/database?option=value`, or a connection string as ADO.NET and
@@ -30,7 +43,19 @@ impl Connection {
             Error::new(ErrorKind::Config, format!("connection `{name}` is not a URL: {source}"))
                 .hint("write `postgres://user:${PASSWORD}@host/database` or `sqlite:///path/to/file.db`; percent-encode special characters in the password")
         })?;
-        Ok(Self { name, url })
+        Ok(Self { name, url, limiter: None })
+    }
+
+    /// To be read within these limits, which it shares with all others of its name.
+    #[must_use]
+    pub fn within(mut self, limits: Limits) -> Self {
+        self.limiter = (limits != Limits::default()).then(|| Limiter::of(&self.name, limits));
+        self
+    }
+
+    /// What keeps its readers within limits, if it has any.
+    pub fn limiter(&self) -> Option<&Arc<Limiter>> {
+        self.limiter.as_ref()
     }
 
     /// The name in the configuration.

@@ -54,6 +54,20 @@ pub trait Source: Send + Sync {
 
     /// What is wrong or missing for reading these tables: rights, settings, indexes. Empty when all is well.
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>>;
+
+    /// What says that reading should pause. Asked often, so it must be cheap; nothing where nothing is known.
+    async fn strain(&self) -> Result<Strain> {
+        Ok(Strain::default())
+    }
+}
+
+/// How hard a database has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strain {
+    /// How far a replica is behind: the one that is read, or the last of those that follow the server.
+    pub replica_lag: Option<Duration>,
+    /// How many sessions of the database wait for a lock.
+    pub waiting: Option<u64>,
 }
 
 /// A bounded read of one table, in portions.

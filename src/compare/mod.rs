@@ -164,12 +164,15 @@ async fn compare_places(
         let look = Look { columns, buckets: Arc::new(buckets), marks };
         let mut found = places.look(&look, progress).await?;
         if pair == Pair::SourceLake && (options.settle || options.repair) && !found.is_empty() {
+            // Where connections are limited, those who come next need the place that it holds.
+            drop(places);
             sync::extract(context, stream, progress).await?;
             table = lake_table(context, stream).await?;
             places = Places::of(context, stream, pair, &table).await?;
             outcome.snapshot = places.snapshot;
             found.keep_those_in(&places.look(&look, progress).await?);
         }
+        drop(places);
         [outcome.missing, outcome.surplus, outcome.different] = found.counts();
         let found = Arc::new(found);
         if pair == Pair::SourceLake && outcome.missing + outcome.different > 0 {

@@ -10,7 +10,7 @@ use super::file::File;
 use super::tree::Node;
 use super::vars::Lookup;
 use super::{Config, Overrides, decode, is_url, lake, shown};
-use crate::connection::Connection;
+use crate::connection::{Connection, Limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeSettings;
 
@@ -65,7 +65,9 @@ impl Config {
         let mut connections = BTreeMap::new();
         for (connection, entry) in &file.connections {
             let place = || tree.locate(&["connections", connection]).in_file(&name);
-            let parsed = parse_connection(connection, entry).map_err(|error| error.with("file", place()))?;
+            let parsed = parse_connection(connection, entry)
+                .and_then(|parsed| within(parsed, entry.limits.limits()))
+                .map_err(|error| error.with("file", place()))?;
             connections.insert(connection.clone(), parsed);
         }
         let mut config = Self {
@@ -195,6 +197,23 @@ fn parse_connection(name: &str, entry: &ConnectionEntry) -> Result<Connection> {
     }
     add_options(&mut url, &entry.options);
     Connection::parse(name, url.as_str())
+}
+
+/// A limit that cannot be kept is refused rather than forgotten.
+fn within(connection: Connection, limits: Limits) -> Result<Connection> {
+    let measured = matches!(connection.scheme(), "postgres" | "postgresql");
+    let wanted = [
+        ("replica_lag", limits.replica_lag.is_some()),
+        ("waiting_sessions", limits.waiting_sessions.is_some()),
+    ];
+    match wanted.into_iter().find(|(_, wanted)| *wanted && !measured) {
+        Some((name, _)) => {
+            Err(Error::new(ErrorKind::Config, format!("`{name}` is measured on Postgres alone"))
+                .with("connection", connection.name())
+                .hint("limit `rows_per_second`, `bytes_per_second` or `connections`"))
+        }
+        None => Ok(connection.within(limits)),
+    }
 }
 
 fn add_options(url: &mut Url, options: &BTreeMap<String, String>) {

@@ -1,5 +1,6 @@
 //! The databases. Each is one folder here and one line in [`CONNECTORS`].
 
+mod limited;
 pub mod mssql;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -36,9 +37,13 @@ pub const CONNECTORS: &[Connector] = &[
     mysql::CONNECTOR,
 ];
 
-/// The source behind a connection.
+/// The source behind a connection, to be read within its limits.
 pub fn source(connection: &Connection) -> Result<Arc<dyn Source>> {
-    (connector(connection)?.source)(connection)
+    let source = (connector(connection)?.source)(connection)?;
+    Ok(match connection.limiter() {
+        Some(limiter) => limited::limited(source, limiter.clone()),
+        None => source,
+    })
 }
 
 /// The target behind a connection.

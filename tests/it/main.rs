@@ -63,6 +63,7 @@ mod serve_http;
 mod serve_workers;
 mod servers;
 mod shapes;
+mod source_safety;
 mod sqlite;
 mod state;
 mod statistics;

@@ -97,12 +97,23 @@ impl Drop for Session {
     }
 }
 
-/// Opens a session on the first host that lets us in.
+/// Opens a session on the first host that lets us in and is of the kind that is asked for.
 pub(crate) async fn connect(connection: &Connection) -> Result<Session> {
-    let params = Params::of(connection)?;
+    let mut params = Params::of(connection)?;
+    if params.session == SessionKind::PreferStandby {
+        params.session = SessionKind::Standby;
+        if let Ok(session) = connect_to(connection, &params).await {
+            return Ok(session);
+        }
+        params.session = SessionKind::Any;
+    }
+    connect_to(connection, &params).await
+}
+
+async fn connect_to(connection: &Connection, params: &Params) -> Result<Session> {
     let mut first = None;
     for (host, port) in &params.hosts {
-        let opened = tokio::time::timeout(params.connect_timeout, open(&params, host, *port)).await;
+        let opened = tokio::time::timeout(params.connect_timeout, open(params, host, *port)).await;
         let error = match opened {
             Ok(Ok(session)) => return Ok(session),
             Ok(Err(error)) => error,

@@ -31,6 +31,8 @@ pub(super) enum SessionKind {
     Any,
     Primary,
     Standby,
+    /// A replica, where one of the hosts is; else any.
+    PreferStandby,
 }
 
 /// `sslmode` and the files it needs.
@@ -150,7 +152,8 @@ impl Params {
             },
         };
         let session = match get("target_session_attrs", "PGTARGETSESSIONATTRS").as_deref() {
-            None | Some("any" | "prefer-standby") => SessionKind::Any,
+            None | Some("any") => SessionKind::Any,
+            Some("prefer-standby") => SessionKind::PreferStandby,
             Some("read-write" | "primary") => SessionKind::Primary,
             Some("read-only" | "standby") => SessionKind::Standby,
             Some(other) => return Err(config(format!("`target_session_attrs={other}` is not known"))),

@@ -29,6 +29,8 @@ mod source;
 mod statements;
 mod target;
 mod types;
+mod wanted;
+mod way;
 mod window;
 
 /// The line in `CONNECTORS`.

@@ -14,12 +14,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt};
 
 use super::discover::Heap;
 use super::horizon::READER_NAME;
 use super::keyset::{Bound, ByKey};
 use super::position::{Position, Stored};
 use super::rows::{Pool, Shape, rows};
+use super::way::Way;
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{
@@ -68,6 +70,8 @@ pub(super) struct PostgresReading {
     pub(super) sessions: Pool,
     /// Where the coordinator goes in the end.
     pub(super) idle: Pool,
+    /// Who looks whether anybody waits for us.
+    pub(super) way: Way,
 }
 
 #[async_trait]
@@ -77,6 +81,13 @@ impl Reading for PostgresReading {
     }
 
     async fn next(&mut self) -> Result<Option<Portion>> {
+        let gave = self.way.gave();
+        self.portion().await.map_err(|error| Way::explain(&gave, error))
+    }
+}
+
+impl PostgresReading {
+    async fn portion(&mut self) -> Result<Option<Portion>> {
         let Some(work) = self.work.take() else {
             self.close().await?;
             return Ok(None);
@@ -96,14 +107,15 @@ impl Reading for PostgresReading {
         let streams = lock(&self.sessions)
             .drain(..wanted)
             .map(|session| {
+                let gave = self.way.gave();
                 rows(session, Arc::clone(&queue), Arc::clone(&self.shape), Arc::clone(&self.sessions))
+                    .map_err(move |error| Way::explain(&gave, error))
+                    .boxed()
             })
             .collect();
         Ok(Some(Portion { streams, resume: resume.write(), complete }))
     }
-}
 
-impl PostgresReading {
     /// Cuts the next portion off: its statements, what is left, and where the table stands after it.
     fn portion_by_place(
         &self,
@@ -194,6 +206,7 @@ impl PostgresReading {
             self.settings
         );
         session.batch_execute(&begin).await?;
+        self.way.add(session.server().pid);
         Ok(session)
     }
 

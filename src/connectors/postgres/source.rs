@@ -8,6 +8,7 @@
 //! be read again; nothing is left out.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -16,17 +17,27 @@ use super::discover::{self, Relation};
 use super::log;
 use super::read::PostgresReading;
 use super::rows::Pool;
+use super::way::Way;
 use super::window::{self, Prepared, Stage};
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{POSTGRES, counting, lock};
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{ChangeDetection, Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::source::{ChangeDetection, Finding, ReadPlan, ReadRequest, Reading, Severity, Source, Strain};
 use crate::table::{Fidelity, TableDescription, TableId};
 
 /// Older servers lack generated columns in their catalog, and are not maintained any more.
 const OLDEST_VERSION: u32 = 120_000;
+
+/// How many seconds a replica is behind: this one, if it is one that has not replayed all it has; else the
+/// last of those that follow. And how many sessions wait for a lock.
+const STRAIN: &str = "SELECT CASE \
+       WHEN NOT pg_is_in_recovery() THEN (SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication) \
+       WHEN pg_last_wal_receive_lsn() IS NOT DISTINCT FROM pg_last_wal_replay_lsn() THEN 0 \
+       ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8, \
+     (SELECT count(*) FROM pg_stat_activity \
+      WHERE datname = current_database() AND wait_event_type = 'Lock')";
 
 /// A source that connects when first used.
 pub(super) fn open(connection: &Connection) -> Result<Arc<dyn Source>> {
@@ -91,6 +102,7 @@ impl Source for PostgresSource {
             work: Some(prepared.work),
             end: prepared.end,
             parallel: request.parallel.max(1),
+            way: Way::of(&self.connection, session.server().pid),
             sessions: Arc::new(Mutex::new(vec![session])),
             idle: Arc::clone(&self.idle),
         }))
@@ -123,6 +135,16 @@ impl Source for PostgresSource {
         let findings = findings(&session, &relation, request).await?;
         self.rest(session);
         Ok(findings)
+    }
+
+    async fn strain(&self) -> Result<Strain> {
+        let session = self.session().await?;
+        let rows = session.query_typed(STRAIN, &[]).await?;
+        self.rest(session);
+        let Some(row) = rows.first() else { return Ok(Strain::default()) };
+        let seconds = row.get::<_, Option<f64>>(0);
+        let replica_lag = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        Ok(Strain { replica_lag, waiting: Some(row.get::<_, i64>(1).unsigned_abs()) })
     }
 }
 

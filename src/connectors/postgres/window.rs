@@ -19,8 +19,9 @@ use super::keyset::{self, Bound, Keyset};
 use super::position::{Micros, Position, Stored};
 use super::read::Work;
 use super::rows::Shape;
+use super::wanted::select;
 use crate::clients::postgres::Session;
-use crate::connectors::sql::{Number, POSTGRES, Select, Unfit};
+use crate::connectors::sql::{Number, POSTGRES, Select};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
 use crate::table::TableKind;
@@ -32,6 +33,8 @@ const RANGE_SCAN_VERSION: u32 = 140_000;
 const WINDOW_BATCH_ROWS: usize = 8_192;
 /// Rows beyond the horizon are counted up to this number.
 const COUNT_LIMIT: i64 = 1000;
+/// Who alters the table may take so long before the pass ends, and comes back. Nobody waits behind us.
+const PATIENCE: &str = "60s";
 /// Why an unfinished first read does not go on.
 pub(super) const REWRITTEN: &str = "the table was rewritten since the unfinished first read";
 pub(super) const OTHER_SETTINGS: &str = "an unfinished first read cannot go on with these settings";
@@ -90,7 +93,7 @@ pub(super) async fn prepare(
 pub(super) async fn begin(session: &Session, relation: &Relation) -> Result<Relation> {
     let mut begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL application_name = '{READER_NAME}'; \
-         SET LOCAL jit = off"
+         SET LOCAL jit = off; SET LOCAL lock_timeout = '{PATIENCE}'"
     );
     // What else there is cannot be locked, nor by somebody who may read some columns only.
     let lockable = matches!(relation.kind, TableKind::Table | TableKind::PartitionedTable | TableKind::View);
@@ -237,9 +240,21 @@ impl<'a> Window<'a> {
             (Some(cursor), Limit::Time(horizon)) => {
                 let column = POSTGRES.ident(&cursor.name);
                 self.nulls(session, relation, cursor, first, &select).await?;
-                let (condition, at) = self.times(&start, &horizon, cursor);
-                if let Some(condition) = self.with_nulls(session, relation, cursor, first, condition).await? {
-                    select.conditions.push(condition);
+                let behind = behind(session, &start, &horizon);
+                let (condition, at) = match behind {
+                    Some(from) => (Some("false".to_owned()), Some(from)),
+                    None => self.times(&start, &horizon, cursor),
+                };
+                let condition = match behind {
+                    Some(_) => condition,
+                    None => self.with_nulls(session, relation, cursor, first, condition).await?,
+                };
+                select.conditions.extend(condition);
+                if behind.is_some() {
+                    self.notes.push(
+                        "this replica is behind the position, and shows rows as they were: nothing is read"
+                            .to_owned(),
+                    );
                 }
                 self.say(horizon, at.map(Micros::shown).as_deref());
                 if let Some(at) = at {
@@ -462,6 +477,13 @@ impl<'a> Window<'a> {
     }
 }
 
+/// Where a replica has not come to yet: it would show older rows than another server has shown.
+fn behind(session: &Session, start: &Start, horizon: &Horizon<Micros>) -> Option<Micros> {
+    let Start::Time(from) = start else { return None };
+    let (from, at) = ((*from)?, horizon.at?);
+    (session.server().standby && at < from).then_some(from)
+}
+
 fn at_least(count: i64) -> String {
     if count >= COUNT_LIMIT { format!("at least {count}") } else { count.to_string() }
 }
@@ -470,36 +492,4 @@ fn at_least(count: i64) -> String {
 async fn count(session: &Session, select: &str, limit: i64) -> Result<i64> {
     let sql = format!("SELECT count(*) FROM ({select} LIMIT {limit}) few");
     Ok(session.query_typed(&sql, &[]).await?.first().map_or(0, |row| row.get(0)))
-}
-
-/// The columns wanted: how they are selected and how they are decoded.
-pub(super) fn select(relation: &Relation, request: &ReadRequest) -> Result<(Shape, Select)> {
-    let columns = match &request.columns {
-        None => relation.columns.iter().collect(),
-        Some(names) => names.iter().map(|name| relation.named(name)).collect::<Result<Vec<_>>>()?,
-    };
-    for name in request.values.types.keys() {
-        relation.named(name)?;
-    }
-    let (mut list, mut codecs, mut fields) = (Vec::new(), Vec::new(), Vec::new());
-    for column in &columns {
-        let (conversion, field) = relation.travels(column, &request.values)?;
-        let name = POSTGRES.ident(&column.name);
-        list.push(conversion.cast.map_or(name.clone(), |cast| format!("{name}::{cast}")));
-        codecs.push(conversion.codec);
-        fields.push(field);
-    }
-    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-    let shape = Shape {
-        unfit: Unfit::of(&schema, request),
-        schema,
-        replaced: codecs.iter().map(|_| 0.into()).collect(),
-        codecs,
-        policy: request.values.out_of_range,
-        batch_rows: request.batch_rows,
-        batch_bytes: request.batch_bytes,
-    };
-    let what = format!("SELECT {} FROM {}", list.join(", "), relation.quoted());
-    let conditions = request.filter.iter().cloned().collect();
-    Ok((shape, Select { what, conditions }))
 }

@@ -6,6 +6,8 @@ use super::super::discover::{self, Relation};
 use super::super::position::{Ahead, Followed, Position, Stored};
 use super::super::read::PostgresReading;
 use super::super::rows::{Pool, Shape};
+use super::super::wanted;
+use super::super::way::Way;
 use super::super::window::{self, Limit, Prepared, Start, Window};
 use super::fold::Following;
 use super::peek::{Seen, end_of_log, seen_now};
@@ -88,6 +90,7 @@ pub(in super::super) async fn open(
         work: Some(prepared.work),
         end: prepared.end,
         parallel: request.parallel.max(1),
+        way: Way::of(connection, session.server().pid),
         sessions: Arc::new(Mutex::new(vec![session])),
         idle: Arc::clone(idle),
     }))
@@ -142,7 +145,7 @@ impl<'a> Opening<'a> {
         let name = |wanted: &Wanted| relation.columns[wanted.place].name.as_str();
         let key = request.key.iter().filter_map(|key| wanted.iter().position(|wanted| name(wanted) == key));
         let key: Vec<usize> = key.collect();
-        let (shape, select) = window::select(&relation, request)?;
+        let (shape, select) = wanted::select(&relation, request)?;
         Ok(Self {
             request,
             wanted,
@@ -292,6 +295,7 @@ impl<'a> Opening<'a> {
             continues: true,
             notes: self.notes.clone(),
             statement,
+            known_to: None,
             rows: None,
             bytes: None,
             schema: Arc::clone(&self.shape.schema),
