@@ -148,6 +148,61 @@ impl History {
         if path.exists() { Self::open(path).map(Some) } else { Ok(None) }
     }
 
+    /// Whether a SQLite file can be read from end to end.
+    pub fn is_sound(path: &Path) -> bool {
+        let check = || -> rusqlite::Result<String> {
+            let db = Connection::open(path)?;
+            db.busy_timeout(PATIENCE)?;
+            db.query_row("pragma quick_check(1)", [], |row| row.get(0))
+        };
+        check().is_ok_and(|said| said == "ok")
+    }
+
+    /// Puts a damaged file aside, with what SQLite keeps beside it.
+    pub fn put_aside(path: &Path) -> Result<()> {
+        let now = Utc::now().format("%Y%m%dT%H%M%S");
+        for suffix in ["", "-wal", "-shm"] {
+            let file = |end: &str| PathBuf::from(format!("{}{end}", path.display()));
+            match std::fs::rename(file(suffix), file(&format!(".damaged-{now}{suffix}"))) {
+                Ok(()) => {}
+                Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(Error::new(
+                        ErrorKind::Config,
+                        format!("a damaged file cannot be put aside: {source}"),
+                    )
+                    .with("file", path.display())
+                    .hint("make the folder writable"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a pass that is known from elsewhere.
+    pub fn remember(&self, pass: &Pass) -> Result<()> {
+        self.db
+            .execute(
+                "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
+                 file_bytes, snapshot, version) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                params![
+                    pass.run,
+                    pass.verb,
+                    pass.stream,
+                    pass.started_at.to_rfc3339(),
+                    pass.seconds,
+                    pass.verdict,
+                    pass.change,
+                    pass.rows_extracted.map(u64::cast_signed),
+                    pass.file_bytes.map(u64::cast_signed),
+                    pass.snapshot,
+                    env!("CARGO_PKG_VERSION"),
+                ],
+            )
+            .map(drop)
+            .map_err(foreign)
+    }
+
     /// Notes how a pass went.
     pub fn record(&self, verb: &str, report: &StreamReport) -> Result<()> {
         let extract = report.extract.as_ref();

@@ -24,6 +24,7 @@ mod plan;
 mod progress;
 mod query;
 mod redact;
+mod repair;
 mod run;
 mod selftest;
 mod serve;

@@ -31,6 +31,7 @@ pub(super) async fn state(global: &Global, command: &StateCommand) -> Result<Exi
         StateCommand::Show(args) => show(global, args).await,
         StateCommand::History(args) => history(global, args).await,
         StateCommand::Verify(args) => verify(global, args).await,
+        StateCommand::Repair(args) => super::repair::repair(global, args).await,
         StateCommand::Set(args) => set(global, args).await,
         StateCommand::Export(args) => export(global, args).await,
         StateCommand::Import(args) => import(global, args).await,
@@ -59,9 +60,15 @@ async fn show(global: &Global, args: &StreamsArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// The form of exported lines. Version 0 had no number and the same fields.
+const FORMAT: u32 = 1;
+
 /// A stream's position, as it is printed and read back.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
+    /// [`FORMAT`].
+    #[serde(default)]
+    format: u32,
     stream: String,
     lake_table: String,
     snapshot: Option<SnapshotId>,
@@ -75,6 +82,7 @@ impl Line {
     fn of(stream: &Stream, table: Option<&LakeTable>) -> Result<Self> {
         let position = table.map(LakeTable::position).transpose()?.flatten();
         Ok(Self {
+            format: FORMAT,
             stream: stream.name.clone(),
             lake_table: stream.lake_table.to_string(),
             snapshot: table.and_then(LakeTable::current),
@@ -241,6 +249,12 @@ async fn import(global: &Global, args: &ImportArgs) -> Result<Exit> {
     read.map_err(|source| unreadable(&source))?;
     let lines = text.lines().filter(|line| !line.trim().is_empty()).map(serde_json::from_str::<Line>);
     let lines: Vec<Line> = lines.collect::<Result<_, _>>().map_err(|source| unreadable(&source))?;
+    if let Some(newer) = lines.iter().find(|line| line.format > FORMAT) {
+        let message = format!("the positions have format {}, of a newer frazil", newer.format);
+        return Err(Error::new(ErrorKind::Unsupported, message).with("file", args.file.display()).hint(
+            format!("this one reads formats up to {FORMAT}: import them with the version that wrote them"),
+        ));
+    }
     // All or none of the names are known before any position moves.
     let wanted: Vec<(&Stream, Watermark)> = lines
         .iter()

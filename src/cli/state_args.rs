@@ -18,12 +18,25 @@ pub(super) enum StateCommand {
     History(StreamsArgs),
     /// Ask source, lake and target whether each stream can go on from where it is
     Verify(StreamsArgs),
+    /// Set right what `verify` finds: positions that were lost, targets without a record, files of the history
+    Repair(RepairArgs),
     /// Set a stream's position, by a commit that moves nothing else; `frazil rollback` takes it back
     Set(SetArgs),
     /// Print all positions as JSON, one a line, for `import`
     Export(StreamsArgs),
     /// Set the positions that `export` printed
     Import(ImportArgs),
+}
+
+/// What to repair.
+#[derive(Debug, Args)]
+pub(super) struct RepairArgs {
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Which streams.
+    #[command(flatten)]
+    pub streams: StreamsArgs,
 }
 
 /// Which position to set.

@@ -141,6 +141,30 @@ impl LakeTable {
         text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     }
 
+    /// The positions of all ancestors of the current snapshot, each once, the newest first.
+    pub fn past_positions(&self) -> Vec<Watermark> {
+        let ancestors = self.current().into_iter().flat_map(|head| self.ancestors(head));
+        let mut past: Vec<_> = ancestors.filter_map(|snapshot| watermark_of(snapshot)).collect();
+        past.dedup();
+        past
+    }
+
+    /// Whether the copy of the position in the table's properties says what the snapshots say.
+    pub fn position_is_mirrored(&self) -> bool {
+        let position = self.current().and_then(|current| self.position_at(current));
+        self.property(WATERMARK) == position.as_ref().map(Watermark::as_str)
+    }
+
+    /// Makes it so.
+    pub async fn mirror_position(&mut self) -> Result<()> {
+        let update = match self.current().and_then(|current| self.position_at(current)) {
+            Some(position) => mirror(&position),
+            None => TableUpdate::RemoveProperties { removals: vec![WATERMARK.to_owned()] },
+        };
+        self.table = self.catalog.commit(&self.table, self.unmoved(), vec![update]).await?;
+        Ok(())
+    }
+
     /// Drops the parts of an unfinished first read, so that it can start from nothing.
     pub async fn abandon_first_read(&mut self) -> Result<()> {
         let Some(head) = self.first_read() else { return Ok(()) };

@@ -203,7 +203,7 @@ impl LakeTable {
 fn expired(from: SnapshotId) -> Error {
     Error::new(ErrorKind::Config, "the snapshot that the target shows has expired in the lake")
         .with("snapshot", from)
-        .hint("load the whole table again with `--full`, and keep snapshots longer than the target's longest pause")
+        .hint("load the whole table again with `frazil load --full-refresh` or `frazil state repair`, and keep snapshots longer than the target's longest pause")
 }
 
 fn only_added(diff: &FileDiff, step: &Step) -> Result<()> {

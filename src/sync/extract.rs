@@ -127,7 +127,7 @@ impl<'a> Pass<'a> {
         let mode = spec.mode;
         let mut notes = Vec::new();
         let (mut gate, mut evolved) = (None, false);
-        let table = match existing {
+        let mut table = match existing {
             None => context.lake.create(spec).await?,
             Some(mut table) => {
                 evolve::expect_same_mode(&table, &spec)?;
@@ -144,7 +144,6 @@ impl<'a> Pass<'a> {
         faults::point(faults::AFTER_EVOLUTION)?;
         let whole = plan.extent == Extent::Whole;
         let key_enforced = description.keys.iter().any(|unique| same_columns(&unique.columns, &key));
-        let mut table = table;
         table.order_by(late::order(&plan, mode, key_enforced, stream.settings.lag));
         let letters = Letters::open(context, stream, &table, gate.as_ref(), &key, whole).await?;
         Ok(Self {

@@ -18,7 +18,7 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
 use super::conflicts::{Watch, with_keys};
 use super::letters::LoadLetters;
-use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef, batches};
+use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef, batches, trouble};
 use crate::connectors;
 use crate::delta::{Op, SnapshotId};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +56,9 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     let target = connectors::target(&to.connection)?;
     let goal = Applied::new(table.uuid(), snapshot);
     let applied = target.applied(&stream.name, &to.table).await?;
+    if applied.is_none() && !context.full_refresh {
+        trouble::refuse_doubling(stream, to, &table).await?;
+    }
     report.from = applied.map(|applied| applied.snapshot);
     report.to = Some(snapshot);
     let shown = applied == Some(goal) && !context.full_refresh;

@@ -20,12 +20,14 @@ mod gone_keys;
 mod late;
 mod letters;
 mod load;
+mod repair;
 mod report;
 mod request;
 mod retry;
 mod stamp;
 mod state;
 mod tally;
+mod trouble;
 mod unfit;
 mod unlogged;
 
@@ -60,6 +62,7 @@ pub use letters::{
     replay,
 };
 pub use load::{load, target_table};
+pub use repair::{Repaired, repair};
 pub use report::{ErrorReport, ExtractReport, LoadReport, Stages, Status, StreamReport, Verdict};
 pub use request::{lake_table_plan, mode_of, read_request};
 use retry::Tries;

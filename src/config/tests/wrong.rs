@@ -239,9 +239,9 @@ fn secrets_stay_secret_whatever_is_wrong_around_them() {
         (
             "connections:\n  shop: {'postgres://sync:hunter2@db/shop': 1}\n",
             expect![[r#"
-            config: unknown key `…` (key: connections.shop, file: frazil.yaml:2:10)
-              hint: known: `url`, `password`, `options`
-        "#]],
+                config: unknown key `…` (key: connections.shop, file: frazil.yaml:2:10)
+                  hint: known: `url`, `password`, `options`, `limits`
+            "#]],
         ),
         (
             "connections:\n  shop: 'postgres://sync:hunter2@db/shop\n",

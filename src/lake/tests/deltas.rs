@@ -90,7 +90,7 @@ async fn a_snapshot_that_expired_says_what_to_do() {
     let error = history.table.delta(Some(SnapshotId(7)), first).await.map(drop).unwrap_err();
     expect![[r#"
         config: the snapshot that the target shows has expired in the lake (snapshot: 7, table: s.t)
-          hint: load the whole table again with `--full`, and keep snapshots longer than the target's longest pause"#]]
+          hint: load the whole table again with `frazil load --full-refresh` or `frazil state repair`, and keep snapshots longer than the target's longest pause"#]]
     .assert_eq(&format!("{error:?}"));
 }
 
