@@ -8,6 +8,7 @@ use super::values::{Dialect, Kind, Value};
 use crate::clients::{postgres, sqlite};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
+use crate::target::{VALID_FROM, VALID_TO};
 
 /// A session with one of the databases.
 pub(super) enum Database {
@@ -97,12 +98,30 @@ impl Database {
         }
     }
 
-    /// All rows of a table, in no order: their values in the order of the columns.
-    pub(super) async fn rows(&self, table: &str, columns: &[Column]) -> Result<Vec<Vec<Value>>> {
+    /// All rows of a table that meet a condition, in no order: their values in the order of the columns.
+    pub(super) async fn rows(
+        &self,
+        table: &str,
+        columns: &[Column],
+        only: Option<&str>,
+    ) -> Result<Vec<Vec<Value>>> {
         let names: Vec<String> = columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
-        let rows = self.texts(&format!("SELECT {} FROM {table}", names.join(", "))).await?;
+        let only = only.map(|only| format!(" WHERE {only}")).unwrap_or_default();
+        let rows = self.texts(&format!("SELECT {} FROM {table}{only}", names.join(", "))).await?;
         let canonical = |(value, column): (Value, &Column)| value.map(|text| column.kind.canonical(&text));
         Ok(rows.into_iter().map(|row| row.into_iter().zip(columns).map(canonical).collect()).collect())
+    }
+
+    /// How many versions of rows were valid at the same time as another one of their key.
+    pub(super) async fn overlaps(&self, table: &str, key: &[&str]) -> Result<u64> {
+        let same: Vec<String> = key.iter().map(|name| format!("a.\"{name}\" = b.\"{name}\"")).collect();
+        let sql = format!(
+            "SELECT count(*) FROM {table} a JOIN {table} b ON {} AND a.{VALID_FROM} < b.{VALID_FROM} \
+             WHERE a.{VALID_TO} IS NULL OR a.{VALID_TO} > b.{VALID_FROM}",
+            same.join(" AND ")
+        );
+        let count = self.texts(&sql).await?.pop().and_then(|mut row| row.pop().flatten());
+        Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
     }
 
     async fn texts(&self, sql: &str) -> Result<Vec<Vec<Value>>> {

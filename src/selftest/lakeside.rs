@@ -27,6 +27,8 @@ use crate::memory::{self, Budget};
 use crate::merge;
 use crate::table::TableId;
 
+/// Marks parts of first reads.
+const UNFINISHED: &str = "frazil.unfinished";
 /// How many rows a finding names.
 const SHOWN: usize = 4;
 
@@ -149,6 +151,16 @@ pub(super) struct Looked {
 }
 
 impl Followed {
+    /// Whether there is a table, as far as was seen.
+    pub(super) fn is_there(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// The table was dropped: its next snapshot is the first of another one.
+    pub(super) fn start_anew(&mut self) {
+        (self.last, self.rows) = (None, Rows::default());
+    }
+
     /// Looks at all snapshots since the last time.
     pub(super) async fn look(&mut self, lake: &Lakeside, id: &TableId, table: &mut Table) -> Result<Looked> {
         let mut looked = Looked::default();
@@ -158,6 +170,11 @@ impl Followed {
             return Ok(looked);
         };
         for snapshot in new {
+            // A part of a first read that was not shown before its end.
+            if snapshot.summary.contains_key(UNFINISHED) {
+                self.last = Some(snapshot.id);
+                continue;
+            }
             let rows = lake.read(&found, Some(snapshot.id), table).await?;
             looked.snapshots += 1;
             looked.rows += rows.len() as u64;

@@ -23,6 +23,7 @@ mod moves;
 mod passes;
 mod place;
 mod report;
+mod rest;
 mod values;
 mod world;
 

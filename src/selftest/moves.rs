@@ -63,13 +63,15 @@ impl Transaction {
         transaction
     }
 
-    /// Fills in times: the transaction happens at `now`.
-    pub(super) fn stamp(&mut self, tables: &[Table], now: i64) {
+    /// Fills in times: the transaction happens at `now`, by a clock that is so many seconds slow.
+    pub(super) fn stamp(&mut self, tables: &[Table], now: i64, skew: i64) {
         for ((index, edit), age) in self.edits.iter_mut().zip(&self.age) {
             let table = &tables[*index];
             let Some(column) = table.now.index(STAMP) else { continue };
+            // Only who reads again what lies behind the position can follow a clock that is slow.
+            let skew = if table.spec.how == (How::Stamped { late: true }) { skew } else { 0 };
             if let Edit::Insert(row) | Edit::Update(_, row) = edit {
-                row[column] = Some(moment(now - age * 1_000_000));
+                row[column] = Some(moment(now - (age + skew) * 1_000_000));
             }
         }
     }

@@ -32,6 +32,8 @@ pub(super) enum Trouble {
     Frozen(f64),
     /// A second one runs beside it; one of them may be killed.
     Two { killed: Option<f64> },
+    /// Maintenance runs beside it.
+    Maintained,
     /// Two servers share the streams, and one is killed.
     Workers { killed: f64 },
     /// Sessions of the source, or of the target, are ended by the server.
@@ -62,6 +64,7 @@ impl Trouble {
             (1, 6),
             (4 * cuts, 7),
             (6 * usize::from(possible.weather > 0), 8),
+            (3, 9),
         ]);
         let moment = chance.fraction();
         match what {
@@ -86,6 +89,7 @@ impl Trouble {
                 };
                 Self::Cut { source, at: moment }
             }
+            9 => Self::Maintained,
             8 => Self::Weather { kind: chance.below(possible.weather), strength: moment },
             _ => Self::None,
         }

@@ -51,6 +51,11 @@ impl Places {
     }
 }
 
+/// Whether the target keeps every version of this table's rows, where it can.
+pub(super) fn keeps_versions(places: &Places, table: &str) -> bool {
+    table == "goods" && places.target.scheme() != "sqlite"
+}
+
 /// The stream of a table.
 pub(super) fn stream_name(source: &Connection, schema: &str, table: &str) -> String {
     match source.scheme() {
@@ -73,6 +78,13 @@ pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<
                 How::Stamped { late: false } => json!({ "change": "timestamp", "cursor": STAMP }),
                 How::Added => json!({ "mode": "append", "change": "id", "cursor": "id" }),
             };
+            // First reads come in many portions, of a block each.
+            if matches!(spec.how, How::Stamped { .. }) {
+                stream["portion"] = json!("8KiB");
+            }
+            if keeps_versions(places, spec.name) {
+                stream["mode"] = json!("scd2");
+            }
             stream["lake_table"] = json!(TableId::new(schema, spec.name).to_string());
             // Targets go through states between two snapshots, and know it.
             if spec.name == "lines" {

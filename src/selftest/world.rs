@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::database::Database;
-use super::lakeside::{Followed, Lakeside, Rows};
-use super::model::{Edit, SPECS, Table};
+use super::lakeside::{Followed, Lakeside};
+use super::model::{Edit, How, SPECS, Table};
 use super::moves::{Reshape, Transaction, create};
 use super::passes::{Ended, Passes, Possible, Running, Trouble};
 use super::place::{MACHINES, configure, make_folder, stream_name};
@@ -20,35 +20,37 @@ const TROUBLES: u64 = 2;
 /// Rows that each table begins with.
 const FIRST_ROWS: usize = 120;
 /// How long a pass takes, before one was seen.
-const USUAL: Duration = Duration::from_millis(1500);
+pub(super) const USUAL: Duration = Duration::from_millis(1500);
 /// How long two servers share the streams.
 const SHARED: Duration = Duration::from_millis(3500);
 /// How long a stopped process stands still.
 const FROZEN: Duration = Duration::from_millis(700);
 /// A transaction is held open for up to this while passes run.
 const HELD_MILLIS: usize = 60;
+/// The application's clock is slow by less than this; with the age of late rows it is less than their `lag`.
+const MOST_SKEW: usize = 300;
 /// So many transactions follow each other without a pause.
 const STORM: usize = 40;
-/// After this many tries something does not come to rest.
-const TRIES: u64 = 3;
 /// How many findings a report lists.
-const MOST_WRONG: usize = 20;
+pub(super) const MOST_WRONG: usize = 20;
 
 /// The source, its model, and what is under test.
 pub(super) struct World<'a> {
-    settings: Settings,
+    pub(super) settings: Settings,
     weather: &'a mut dyn Weather,
-    source: Database,
+    pub(super) source: Database,
     /// A second session, for transactions that stay open.
     aside: Database,
     open: Option<Transaction>,
-    lake: Lakeside,
-    tables: Vec<Table>,
-    followed: Vec<Followed>,
+    pub(super) lake: Lakeside,
+    pub(super) tables: Vec<Table>,
+    pub(super) followed: Vec<Followed>,
     passes: Passes,
     changes: Chance,
-    troubles: Chance,
+    pub(super) troubles: Chance,
     usual: Duration,
+    /// By how many seconds the application's clock is slow.
+    skew: i64,
     pub(super) report: Report,
 }
 
@@ -81,6 +83,7 @@ impl<'a> World<'a> {
             tables: SPECS.iter().map(Table::new).collect(),
             followed: SPECS.iter().map(|_| Followed::default()).collect(),
             usual: USUAL,
+            skew: 0,
             report,
         };
         for (index, spec) in SPECS.iter().enumerate() {
@@ -104,6 +107,13 @@ impl<'a> World<'a> {
         }
         if self.changes.one_in(3) {
             self.leave_open().await?;
+        }
+        if self.changes.one_in(5) {
+            self.skew = self.changes.below(MOST_SKEW) as i64;
+            self.report.count("clock jump");
+        }
+        if self.troubles.one_in(8) {
+            self.start_anew().await?;
         }
         let possible = Possible {
             source_sessions: self.settings.places.source.scheme() != "sqlite",
@@ -141,8 +151,8 @@ impl<'a> World<'a> {
             "run" if self.troubles.one_in(3) => &["run", "--select", &one],
             "maintain" => &["maintain"],
             "run" if self.troubles.one_in(3) => &["run", "--parallel", "2", "--memory", "512MiB"],
-            // Before the first rest there may be nothing in the lake yet to be loaded.
-            "load" if self.report.settled > 0 => &["load"],
+            // There may be nothing in the lake to be loaded: not yet, or not any more.
+            "load" if self.followed.iter().all(Followed::is_there) => &["load"],
             "sync" => &["sync"],
             _ => &["run"],
         };
@@ -152,6 +162,7 @@ impl<'a> World<'a> {
         let mut running = self.start(0, verb, trouble)?;
         let mut second = match trouble {
             Trouble::Two { .. } => Some(self.start(1, verb, &Trouble::None)?),
+            Trouble::Maintained => Some(self.start(1, &["maintain"], &Trouble::None)?),
             _ => None,
         };
         let moment = |part: f64| self.usual.mul_f64(part);
@@ -225,14 +236,14 @@ impl<'a> World<'a> {
         self.ended(&mut second, true)
     }
 
-    fn start(&mut self, machine: usize, verb: &[&str], trouble: &Trouble) -> Result<Running> {
+    pub(super) fn start(&mut self, machine: usize, verb: &[&str], trouble: &Trouble) -> Result<Running> {
         self.report.passes += 1;
         self.passes.start(MACHINES[machine], verb, trouble)
     }
 
     /// Takes note of how a pass ended. What a pass says of itself is only believed where it is bad: the rows
     /// are what counts.
-    fn ended(&mut self, running: &mut Running, troubled: bool) -> Result<()> {
+    pub(super) fn ended(&mut self, running: &mut Running, troubled: bool) -> Result<()> {
         match running.ended()? {
             Some(Ended::Exit(0)) => self.usual = (self.usual + running.age()) / 2,
             Some(Ended::Killed) => self.report.killed += 1,
@@ -257,6 +268,7 @@ impl<'a> World<'a> {
             Trouble::Frozen(_) => "stand still, overtaken".to_owned(),
             Trouble::Two { killed: Some(_) } => "two at once, one killed".to_owned(),
             Trouble::Two { killed: None } => "two at once".to_owned(),
+            Trouble::Maintained => "maintained meanwhile".to_owned(),
             Trouble::Workers { .. } => "two workers, one killed".to_owned(),
             Trouble::Cut { source: true, .. } => "source ends sessions".to_owned(),
             Trouble::Cut { source: false, .. } => "target ends sessions".to_owned(),
@@ -282,7 +294,7 @@ impl<'a> World<'a> {
 
     async fn happen(&mut self, mut transaction: Transaction, held: Duration) -> Result<()> {
         let now = self.source.begin().await?;
-        transaction.stamp(&self.tables, now);
+        transaction.stamp(&self.tables, now, self.skew);
         self.source.run(&self.statements(&transaction)).await?;
         tokio::time::sleep(held).await;
         self.source.run("COMMIT").await?;
@@ -316,13 +328,13 @@ impl<'a> World<'a> {
         }
         let mut transaction = Transaction::draw(&mut self.changes, &mut self.tables, true);
         let now = self.aside.begin().await?;
-        transaction.stamp(&self.tables, now);
+        transaction.stamp(&self.tables, now, self.skew);
         self.aside.run(&self.statements(&transaction)).await?;
         self.open = Some(transaction);
         Ok(())
     }
 
-    async fn end_open(&mut self) -> Result<()> {
+    pub(super) async fn end_open(&mut self) -> Result<()> {
         if let Some(transaction) = self.open.take() {
             self.aside.run("COMMIT").await?;
             self.report.late_commits += 1;
@@ -343,8 +355,20 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// The lake loses a table, and begins it anew: by a first read in many portions, with troubles of its own.
+    async fn start_anew(&mut self) -> Result<()> {
+        let index = self.troubles.below(SPECS.len());
+        if matches!(SPECS[index].how, How::Stamped { .. }) {
+            self.look().await?;
+            self.lake.lake.drop_table(&TableId::new(&self.settings.schema, SPECS[index].name)).await?;
+            self.followed[index].start_anew();
+            self.report.count("lake table dropped");
+        }
+        Ok(())
+    }
+
     /// Holds new snapshots against the states of the source.
-    async fn look(&mut self) -> Result<()> {
+    pub(super) async fn look(&mut self) -> Result<()> {
         for (followed, table) in self.followed.iter_mut().zip(&mut self.tables) {
             let id = TableId::new(&self.settings.schema, table.spec.name);
             let looked = followed.look(&self.lake, &id, table).await?;
@@ -357,93 +381,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// All is let come to rest: a clean run, and source, lake and target hold the same.
-    pub(super) async fn rest(&mut self) -> Result<()> {
-        self.end_open().await?;
-        self.report.settled += 1;
-        for attempt in 1..=TRIES {
-            let mut running = self.start(0, &["run"], &Trouble::None)?;
-            running.wait().await?;
-            self.ended(&mut running, false)?;
-            self.look().await?;
-            if !self.report.is_good() {
-                return Ok(());
-            }
-            let wrong = self.compare().await?;
-            if wrong.is_empty() {
-                break;
-            }
-            // The server may not have noticed yet that a killed reader is gone.
-            if attempt < TRIES && self.source.dialect() == super::values::Dialect::Postgres {
-                self.report.settled_late += u64::from(attempt == 1);
-                tokio::time::sleep(USUAL).await;
-                continue;
-            }
-            wrong.into_iter().for_each(|wrong| self.wrong(wrong));
-            return Ok(());
-        }
-        // Nobody writes now: what crashes have left may go.
-        if self.troubles.one_in(3) {
-            let verb = ["maintain", "--remove-orphans", "--orphan-age", "0s", "--force"];
-            let mut running = self.start(0, &verb, &Trouble::None)?;
-            running.wait().await?;
-            self.ended(&mut running, false)?;
-            self.look().await?;
-            let wrong = self.compare().await?;
-            wrong.into_iter().for_each(|wrong| self.wrong(format!("after orphans were removed: {wrong}")));
-        }
-        Ok(())
-    }
-
-    /// Where source, lake and target differ from the model.
-    async fn compare(&self) -> Result<Vec<String>> {
-        let target = Database::open(&self.settings.places.target, &self.settings.schema).await?;
-        let mut wrong = Vec::new();
-        for table in &self.tables {
-            let name = table.spec.name;
-            let key: Vec<usize> = (0..table.spec.key).collect();
-            let names = || table.now.columns.iter().map(|column| column.name.clone()).collect();
-            let mut held = Vec::new();
-            for (place, database) in [("source", &self.source), ("target", &target)] {
-                let rows = database.rows(&database.name(name), &table.now.columns).await;
-                match rows {
-                    Ok(rows) => held.push((place, Rows::new(names(), rows, &key))),
-                    Err(error) => wrong.push(format!("{name}: the {place} cannot be read: {error}")),
-                }
-            }
-            if let Some(found) = self.lake.lake.table(&TableId::new(&self.settings.schema, name)).await? {
-                held.push(("lake", self.lake.read(&found, None, table).await?));
-            } else {
-                wrong.push(format!("{name}: the lake has no such table"));
-            }
-            for (place, rows) in held {
-                let differences = rows.differences(&table.now);
-                if !differences.is_empty() {
-                    let shown = &differences[..differences.len().min(MOST_WRONG)];
-                    wrong.push(format!(
-                        "{name}: the {place} differs in {}: {}",
-                        differences.len(),
-                        shown.join("; ")
-                    ));
-                }
-            }
-        }
-        Ok(wrong)
-    }
-
-    /// Takes the test's own tables away. Files of dropped tables stay in the lake, as they always do.
-    pub(super) async fn clean_up(&self) -> Result<()> {
-        if self.settings.keep {
-            return Ok(());
-        }
-        for table in &self.tables {
-            self.lake.lake.drop_table(&TableId::new(&self.settings.schema, table.spec.name)).await?;
-        }
-        self.source.drop_schema().await?;
-        Database::open(&self.settings.places.target, &self.settings.schema).await?.drop_schema().await
-    }
-
-    fn wrong(&mut self, what: String) {
+    pub(super) fn wrong(&mut self, what: String) {
         if self.report.wrong.len() < MOST_WRONG {
             self.report.wrong.push(what);
         }

@@ -39,7 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "workers",
         ],
     ),
-    ("selftest", &["clients", "lake", "merge"]),
+    ("selftest", &["clients", "lake", "merge", "target"]),
     ("config", &["connectors", "lake", "maintain", "schedule", "source", "sync", "target"]),
     ("history", &["schedule", "sync"]),
     ("control", &["config", "schedule"]),
