@@ -27,6 +27,10 @@ create table if not exists asks (
     paused_at text,
     triggered_at text
 );
+create table if not exists shared (
+    stream text primary key,
+    paused integer not null
+);
 create table if not exists server (
     only_one integer primary key check (only_one = 1),
     process integer not null,
@@ -130,14 +134,28 @@ impl Control {
 
     /// Pauses a stream, or lets it go on.
     fn pause(&self, stream: &str, paused: bool, now: DateTime<Utc>) -> Result<()> {
-        self.db
-            .execute(
+        let note = || -> rusqlite::Result<()> {
+            self.db.execute(
                 "insert into asks (stream, paused_at) values (?1, ?2) \
                  on conflict (stream) do update set paused_at = excluded.paused_at",
                 params![stream, paused.then(|| now.to_rfc3339())],
-            )
-            .map(drop)
-            .map_err(foreign)
+            )?;
+            self.db.execute("insert or replace into shared values (?1, ?2)", params![stream, paused])?;
+            Ok(())
+        };
+        note().map_err(foreign)
+    }
+
+    /// The pauses and their ends that were asked for since the last time, for a server whose streams belong
+    /// to several: what holds is not in this file then.
+    pub fn take_shared(&mut self) -> Result<Vec<(String, bool)>> {
+        let take = || -> rusqlite::Result<Vec<(String, bool)>> {
+            self.db
+                .prepare("delete from shared returning stream, paused")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        take().map_err(foreign)
     }
 
     /// Asks for a pass now.
@@ -230,6 +248,8 @@ mod tests {
         assert_eq!(server.take().unwrap(), [ask("a", true, false), ask("b", false, false)]);
         person.pause("a", false, now).unwrap();
         assert_eq!(server.take().unwrap(), [ask("a", false, false), ask("b", false, false)]);
+        assert_eq!(server.take_shared().unwrap(), [("a".to_owned(), false)], "the last word");
+        assert_eq!(server.take_shared().unwrap(), []);
         assert!(person.server().unwrap().is_none());
         server.say(&[], now).unwrap();
         assert_eq!(person.server().unwrap().unwrap().process, std::process::id());

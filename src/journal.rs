@@ -54,10 +54,17 @@ impl Deed {
     }
 }
 
-/// The user by name, as far as the environment knows.
+/// Who runs this process, as far as can be known: `ann@loader-1 (process 4711)`. It is no proof.
 pub fn who() -> String {
-    let known = ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    known.filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+    let first = |names: [&str; 3]| {
+        names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    };
+    let unknown = || "unknown".to_owned();
+    let user = first(["USER", "LOGNAME", "USERNAME"]).unwrap_or_else(unknown);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let host = kernel.map(|host| host.trim().to_owned()).filter(|host| !host.is_empty());
+    let host = host.or_else(|| first(["HOSTNAME", "HOST", "COMPUTERNAME"])).unwrap_or_else(unknown);
+    format!("{user}@{host} (process {})", std::process::id())
 }
 
 /// The file, ready to be written to.

@@ -266,8 +266,18 @@ impl<'a> Server<'a> {
         match control.take() {
             Ok(asks) => {
                 self.version = Some(version);
+                // Where several share the streams, a pause is theirs: it is in the lake, and holds whoever asked.
+                if let Some(worker) = &self.worker {
+                    match control.take_shared() {
+                        Ok(wishes) => {
+                            wishes.into_iter().for_each(|(stream, paused)| worker.pause(stream, paused))
+                        }
+                        Err(error) => tracing::warn!(%error, "nobody can be heard"),
+                    }
+                }
                 for ask in asks {
-                    self.scheduler.pause(&ask.stream, ask.paused, Utc::now());
+                    let alone = self.worker.is_none();
+                    self.scheduler.pause(&ask.stream, alone && ask.paused, Utc::now());
                     if ask.triggered && !self.scheduler.trigger(&ask.stream) {
                         output::say(format!("warning: no stream `{}` to trigger", ask.stream));
                     }

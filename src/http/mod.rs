@@ -12,6 +12,7 @@
 //! `frazil jobs` leaves its own. Answers hold names, times and counts, never rows and never secrets.
 
 mod access;
+mod door;
 mod metrics;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -37,6 +38,8 @@ use crate::journal::{Deed, Journal};
 use crate::schedule::StreamState;
 use crate::sync::{ErrorReport, StreamReport, Verdict};
 pub use access::Access;
+use access::Asker;
+use door::{Door, LONGEST, MOST_CONNECTIONS};
 use metrics::Totals;
 
 /// A server that has not looked at its streams for so long hangs. It looks every second; listing the
@@ -128,8 +131,9 @@ pub async fn serve(listener: TcpListener, desk: Desk, access: Access) {
         .route("/metrics", get(show_metrics))
         .layer(middleware::from_fn_with_state(Arc::new(access), access::guard));
     let app = Router::new().route("/health", get(health)).merge(guarded).fallback(nothing).with_state(desk);
+    let door = Door::new(listener, MOST_CONNECTIONS, LONGEST);
     // It ends only by an error of the listener, and it sleeps over those itself.
-    let _ = axum::serve(listener, app).await;
+    let _ = axum::serve(door, app).await;
 }
 
 async fn health(State(desk): State<Desk>) -> Response {
@@ -154,7 +158,11 @@ async fn streams(State(desk): State<Desk>) -> Response {
     Json(json!({ "streams": lines })).into_response()
 }
 
-async fn wish(State(desk): State<Desk>, Path((name, wish)): Path<(String, String)>) -> Response {
+async fn wish(
+    State(desk): State<Desk>,
+    Extension(Asker(who)): Extension<Asker>,
+    Path((name, wish)): Path<(String, String)>,
+) -> Response {
     let Some(wish) = Wish::named(&wish) else { return nothing().await };
     let known: Vec<String> = desk.board.shown().states.iter().map(|state| state.stream.clone()).collect();
     let asked = name.clone();
@@ -162,7 +170,7 @@ async fn wish(State(desk): State<Desk>, Path((name, wish)): Path<(String, String
         let control = Control::open(&desk.control)?;
         let mut journal = Journal::open(&Journal::place(&desk.history))?;
         control.ask(wish, &asked, known.iter().map(String::as_str), Utc::now())?;
-        journal.note(&Deed::by("http", wish.name(), asked))
+        journal.note(&Deed::by(&who, wish.name(), asked))
     });
     match outcome.await {
         Ok(()) => {

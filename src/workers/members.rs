@@ -1,6 +1,6 @@
 //! Who lives, and whose each stream is. Decisions only: the time comes in as an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub(super) struct Members {
     /// Before this time the others do not know of this one.
     settled: Option<Duration>,
     others: BTreeMap<String, Other>,
+    /// The streams that are paused for all.
+    paused: BTreeSet<String>,
 }
 
 struct Other {
@@ -28,12 +30,27 @@ struct Other {
 
 impl Members {
     pub(super) fn new(own: &str) -> Self {
-        Self { own: own.to_owned(), beat: 0, beaten: None, settled: None, others: BTreeMap::new() }
+        let (others, paused) = Default::default();
+        Self { own: own.to_owned(), beat: 0, beaten: None, settled: None, others, paused }
     }
 
     pub(super) fn next_beat(&mut self) -> u64 {
         self.beat += 1;
         self.beat
+    }
+
+    /// Takes in which streams are paused.
+    pub(super) fn paused(&mut self, paused: BTreeSet<String>) {
+        self.paused = paused;
+    }
+
+    /// Pauses one, or lets it go on.
+    pub(super) fn pause(&mut self, stream: &str, paused: bool) {
+        if paused {
+            self.paused.insert(stream.to_owned())
+        } else {
+            self.paused.remove(stream)
+        };
     }
 
     /// Takes in the cards of all others. The own one moved at `began`. Names those that nobody needs any more.
@@ -73,7 +90,7 @@ impl Members {
         let higher = living().any(|(name, other)| share(other).is_some() && rank(name, stream) > own);
         let heard = self.beaten.is_some_and(|beaten| now.saturating_sub(beaten) <= LEASE)
             && self.settled.is_some_and(|settled| settled <= now);
-        let place = if shares().any(|share| share.paused) {
+        let place = if self.paused.contains(stream) || shares().any(|share| share.paused) {
             Place::Paused
         } else if !heard || shares().any(|share| share.running) {
             Place::Busy
@@ -193,6 +210,18 @@ mod tests {
         one.see(cards(&[("b", Card { beat: 2, ..other })]), at(16), at(17));
         assert_eq!(one.place("s1", at(17)), (Place::Here, share.past));
         assert_eq!(one.place("s2", at(17)), (Place::Here, share.past));
+    }
+
+    #[test]
+    fn a_pause_holds_whoever_asked_for_it() {
+        let mut one = Members::new("a");
+        one.see(BTreeMap::new(), at(0), at(0));
+        one.pause("s1", true);
+        assert_eq!(one.place("s1", at(0)).0, Place::Paused);
+        one.paused(BTreeSet::from(["s2".to_owned()]));
+        assert_eq!((one.place("s1", at(0)).0, one.place("s2", at(0)).0), (Place::Here, Place::Paused));
+        one.pause("s2", false);
+        assert_eq!(one.place("s2", at(0)).0, Place::Here);
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! each went before. All who see the same cards come to the same division, so nobody has to ask anybody.
 //! Whether a card moves is measured by the clock of whoever looks: no two clocks are compared.
 //!
+//! A pause is a notice of its own, `paused-<stream>`: it holds for all, also when the worker that was asked is
+//! gone, until anybody is asked to go on.
+//!
 //! None of this is needed for rows to be right. Two workers that for some seconds do not agree read the
 //! same rows, and the second of their commits is refused by the catalog. So a card is no lock, and there
 //! is nothing that a dead worker could leave locked.
@@ -34,6 +37,8 @@ use members::Members;
 const BEAT: Duration = Duration::from_secs(3);
 /// A worker whose card has not moved for so long is dead, for others and for itself.
 const LEASE: Duration = Duration::from_secs(10);
+/// The names of notices that pause a stream begin so.
+const PAUSED: &str = "paused-";
 /// The card of a worker that has been dead for so long goes. Until then it says how its streams went.
 const FORGET: Duration = Duration::from_secs(3600);
 
@@ -58,6 +63,8 @@ struct Shared {
     /// What the next card will say.
     mine: BTreeMap<String, Share>,
     members: Members,
+    /// Pauses, and their ends, that are to be written.
+    wishes: BTreeMap<String, bool>,
     /// When the clock of all times here was at zero.
     epoch: Instant,
     /// Whether the last look failed, which was said then.
@@ -77,6 +84,7 @@ impl Worker {
         let shared = Shared {
             mine: BTreeMap::new(),
             members: Members::new(&name),
+            wishes: BTreeMap::new(),
             epoch: Instant::now(),
             failed: false,
         };
@@ -118,14 +126,59 @@ impl Worker {
         shared.mine.keys().map(|name| (name.clone(), shared.members.place(name, now))).collect()
     }
 
+    /// Pauses a stream for all workers, or lets it go on. It holds here at once, and everywhere within two
+    /// beats.
+    pub fn pause(&self, stream: String, paused: bool) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.members.pause(&stream, paused);
+        shared.wishes.insert(stream, paused);
+    }
+
     /// Takes the card down: the others need not wait until it counts as dead.
     pub async fn leave(self) {
         let Self { shared, notices, name } = self;
+        // What was asked in the last moment still holds.
+        if let Err(error) = write_pauses(&shared, &notices).await {
+            tracing::warn!(%error, "a pause was not written");
+        }
         drop(shared);
         if let Err(error) = notices.remove(&name).await {
             tracing::warn!(%error, "the other workers will notice in some seconds that this one has gone");
         }
     }
+}
+
+/// The notice of a paused stream. Names of streams have characters that names of files cannot have.
+fn notice_of(stream: &str) -> String {
+    let hex: String = stream.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{PAUSED}{hex}")
+}
+
+fn paused_by(notice: &str) -> Option<String> {
+    let hex = notice.strip_prefix(PAUSED)?;
+    let bytes: Option<Vec<u8>> =
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()).collect();
+    String::from_utf8(bytes?).ok()
+}
+
+/// Writes pauses, and takes down those that ended. What fails is tried again with the next beat.
+async fn write_pauses(shared: &Mutex<Shared>, notices: &Notices) -> Result<()> {
+    let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let wishes = lock().wishes.clone();
+    for (stream, paused) in wishes {
+        let notice = notice_of(&stream);
+        match paused {
+            true => {
+                notices.put(&notice, format!("{{\"process\":{}}}", std::process::id()).into_bytes()).await?
+            }
+            false => notices.remove(&notice).await?,
+        }
+        let mut shared = lock();
+        if shared.wishes.get(&stream) == Some(&paused) {
+            shared.wishes.remove(&stream);
+        }
+    }
+    Ok(())
 }
 
 /// Moves the card and looks at the others'.
@@ -137,13 +190,19 @@ async fn beat(shared: &Mutex<Shared>, notices: &Notices, name: &str) -> Result<(
         (Card { process: std::process::id(), beat, streams: shared.mine.clone() }, shared.now())
     };
     notices.put(name, serde_json::to_vec(&card).expect("a card is JSON")).await?;
+    write_pauses(shared, notices).await?;
     let all = notices.all().await?;
+    let paused = all.iter().filter_map(|(name, _)| paused_by(name)).collect();
     let cards = all.into_iter().filter(|(other, _)| other.starts_with("worker-") && other != name);
     // One of another version, or half of one: as good as none.
     let cards = cards.filter_map(|(name, text)| Some((name, serde_json::from_slice(&text).ok()?)));
     let gone = {
         let mut shared = lock();
         let now = shared.now();
+        // A wish of this very moment is not written yet.
+        if shared.wishes.is_empty() {
+            shared.members.paused(paused);
+        }
         // What was written counts from when it was begun: the others may have seen it that early.
         shared.members.see(cards.collect(), began, now)
     };

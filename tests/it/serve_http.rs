@@ -112,7 +112,7 @@ fn only_the_token_opens_it_to_other_machines() {
 
     const TOKEN: &str = "a-token-that-nobody-guesses";
     let file = served.pipeline.folder().join("token");
-    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    std::fs::write(&file, format!("grafana: {TOKEN}\nops: another-token-nobody-guesses\n")).unwrap();
     let server: Server =
         served.start_with(&["--listen", "0.0.0.0:0", "--token-file", file.to_str().unwrap()]);
     let at = address(&served).replace("0.0.0.0", "127.0.0.1");
@@ -124,6 +124,11 @@ fn only_the_token_opens_it_to_other_machines() {
         assert!(!answer.body.contains(TOKEN));
     }
     assert_eq!(ask(&at, "POST /streams/a/trigger", &["authorization: Bearer guess"]).status, 401);
+    let ops = "authorization: Bearer another-token-nobody-guesses";
+    assert_eq!(ask(&at, "POST /streams/a/pause", &[ops, "content-length: 99999"]).status, 413);
+    assert_eq!(ask(&at, "POST /streams/a/pause", &[ops]).status, 202);
+    let deeds = served.pipeline.json(&["journal"]);
+    assert_eq!((&deeds[0]["who"], &deeds[0]["deed"]), (&"http:ops".into(), &"pause".into()), "{deeds:?}");
     assert!(!served.log().contains(TOKEN));
     assert_eq!(server.stop(), Some(0), "{}", served.log());
 }

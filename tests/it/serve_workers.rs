@@ -75,6 +75,18 @@ fn two_workers_share_and_one_takes_over() {
     insert(&served, 2);
     served.until("all rows by both", || all_show(&served, 2));
 
+    // A pause holds for both, whoever was asked, and so does its end.
+    let paused = |machine: &Machine| machine.count(|state| state == "paused");
+    machines[1].pipeline.ok(&["jobs", "pause", "t0", "t1"]);
+    served.until("a pause everywhere", || paused(&machines[0]) == 2 && paused(&machines[1]) == 2);
+    assert_eq!(second.stop(), Some(0));
+    let second = machines[1].start();
+    served.until("a pause that outlives who was asked", || {
+        paused(&machines[0]) == 2 && paused(&machines[1]) == 2
+    });
+    machines[0].pipeline.ok(&["jobs", "resume", "t0", "t1"]);
+    served.until("its end", || paused(&machines[0]) + paused(&machines[1]) == 0);
+
     // Killed, it says nothing more: its streams are taken over once its card has not moved for ten seconds.
     let killed = Instant::now();
     drop(second);
