@@ -176,7 +176,7 @@ async fn compare_places(
         [outcome.missing, outcome.surplus, outcome.different] = found.counts();
         let found = Arc::new(found);
         if pair == Pair::SourceLake && outcome.missing + outcome.different > 0 {
-            outcome.late = late::late(context, stream, &table, &look, &found, progress).await?;
+            outcome.late = Box::pin(late::late(context, stream, &table, &look, &found, progress)).await?;
         }
         if options.repair && !found.is_empty() {
             outcome.repaired = match pair {

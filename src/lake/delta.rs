@@ -78,18 +78,24 @@ impl LakeTable {
     /// A table that is only appended to cannot take rows back: a range in which its rows were rewritten
     /// or rolled back is refused.
     pub async fn delta(&self, from: Option<SnapshotId>, to: SnapshotId) -> Result<TableDelta> {
-        self.plan_delta(from, to, false).await.map_err(|error| error.with("table", &self.id))
+        self.plan_delta(from, to, Some(to), false).await.map_err(|error| error.with("table", &self.id))
+    }
+
+    /// The same in the columns that the table has now, for whoever has these already.
+    pub async fn delta_as_now(&self, from: Option<SnapshotId>, to: SnapshotId) -> Result<TableDelta> {
+        self.plan_delta(from, to, None, false).await.map_err(|error| error.with("table", &self.id))
     }
 
     /// The same with all columns of the rows that were removed: what they were before.
     pub async fn delta_with_base(&self, from: Option<SnapshotId>, to: SnapshotId) -> Result<TableDelta> {
-        self.plan_delta(from, to, true).await.map_err(|error| error.with("table", &self.id))
+        self.plan_delta(from, to, Some(to), true).await.map_err(|error| error.with("table", &self.id))
     }
 
     async fn plan_delta(
         &self,
         from: Option<SnapshotId>,
         to: SnapshotId,
+        columns_of: Option<SnapshotId>,
         with_base: bool,
     ) -> Result<TableDelta> {
         let metadata = self.table.metadata();
@@ -116,7 +122,7 @@ impl LakeTable {
         let (added, removed) = (count(&sides.added), count(&sides.removed));
         let one_row_a_key = self.mode() == TableMode::Merge && steps.len() <= 1 && removed == 0;
         Ok(TableDelta {
-            rows: Arc::new(DeltaRows { with_base, ..self.delta_rows(sides, to)? }),
+            rows: Arc::new(DeltaRows { with_base, ..self.delta_rows(sides, columns_of)? }),
             with_ops: self.mode() != TableMode::Append,
             extent: if whole { DeltaExtent::Whole } else { DeltaExtent::Changes },
             one_row_a_key,
@@ -160,9 +166,9 @@ impl LakeTable {
         steps
     }
 
-    fn delta_rows(&self, sides: Sides, to: SnapshotId) -> Result<DeltaRows> {
+    fn delta_rows(&self, sides: Sides, columns_of: Option<SnapshotId>) -> Result<DeltaRows> {
         // Up to now, the newest columns: a target was prepared for those.
-        let mut columns = self.columns_at(Some(to).filter(|to| Some(*to) != self.current()))?;
+        let mut columns = self.columns_at(columns_of.filter(|at| Some(*at) != self.current()))?;
         let key = self.key();
         let with_ops = self.mode() != TableMode::Append;
         if with_ops {

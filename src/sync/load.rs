@@ -18,14 +18,14 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 
 use super::conflicts::{Watch, with_keys};
 use super::letters::LoadLetters;
-use super::{Context, LoadReport, Mode, Progress, Stream, TargetRef, batches, trouble};
+use super::{Context, LoadReport, Mode, OnReject, Progress, Stream, TargetRef, batches, trouble};
 use crate::connectors;
 use crate::delta::{Op, SnapshotId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{DeltaExtent, LakeTable, TableMode};
 use crate::merge;
 use crate::table::OP_COLUMN;
-use crate::target::{Applied, Deletes, Merge, Strategy, TargetTable};
+use crate::target::{Applied, Deletes, Merge, MergeStats, Strategy, TargetTable};
 
 /// Brings a stream's target table to the lake's current snapshot.
 pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) -> Result<LoadReport> {
@@ -72,6 +72,13 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     if shown {
         return Ok(report);
     }
+    let applied = match Box::pin(finish(context, stream, &table, &wanted, applied, progress)).await? {
+        Some((stats, applied)) => {
+            report.add(&stats);
+            Some(applied)
+        }
+        None => applied,
+    };
     // Loading a snapshot once more takes a mark, or nobody could tell whether it was committed.
     let next = if applied == Some(goal) { goal.toward(snapshot) } else { goal };
     let watch = Watch::of_load(context, stream, &table, applied, next)?;
@@ -109,12 +116,35 @@ pub async fn load(context: &Context, stream: &Stream, progress: &Arc<Progress>) 
     if let Some(letters) = &letters {
         report.rejected = letters.committed().await?;
     }
-    report.staged = stats.staged;
-    report.upserted = stats.upserted;
-    report.deleted = stats.deleted;
+    report.add(&stats);
     report.seconds = started.elapsed().as_secs_f64();
     note(&mut table, to, snapshot).await;
     Ok(report)
+}
+
+/// Ends a change that came in by several transactions and did not get to its end. Of a later snapshot the
+/// change would not have all of it: a row that came with the first and is gone in the second is in neither.
+async fn finish(
+    context: &Context,
+    stream: &Stream,
+    table: &LakeTable,
+    wanted: &TargetTable,
+    applied: Option<Applied>,
+    progress: &Arc<Progress>,
+) -> Result<Option<(MergeStats, Applied)>> {
+    let (Some(shows), Some(to)) = (applied, &stream.target) else { return Ok(None) };
+    let (Some(halfway), Some(current)) = (shows.halfway, table.current()) else { return Ok(None) };
+    // What is refused on the way takes another way, and so does what others may have changed: all anew.
+    let plain = stream.settings.on_reject == OnReject::Stop && stream.settings.conflicts.are_blind();
+    let there = shows.lake_table == table.uuid() && table.is_ancestor(halfway.toward, current);
+    if halfway.toward == current || !plain || !there || context.full_refresh {
+        return Ok(None);
+    }
+    let goal = Applied::new(table.uuid(), halfway.toward);
+    let merge = change(context, stream, table, wanted.clone(), applied, goal, progress).await?;
+    let target = connectors::target(&to.connection)?;
+    let stats = batches::apply(&*target, merge, stream.settings.batch_rows).await;
+    Ok(Some((stats.map_err(|error| error.with("stream", &stream.name))?, goal)))
 }
 
 /// Tells the lake what the target shows, so that nothing expires that it has yet to read. The target's
@@ -150,10 +180,9 @@ async fn change(
     let replaced = table.mode() == TableMode::Replace || context.full_refresh;
     // A lake table that was dropped and made anew shares no history with what the target shows.
     let another = applied.is_some_and(|applied| applied.lake_table != goal.lake_table);
-    // Rows of a snapshot that was left again: no delta to this one has them all.
-    let astray = applied
-        .and_then(|applied| applied.halfway)
-        .is_some_and(|halfway| !table.is_ancestor(halfway.toward, goal.snapshot));
+    // Rows of a snapshot that was left again, or passed by: no delta to this one has them all.
+    let astray =
+        applied.and_then(|applied| applied.halfway).is_some_and(|halfway| halfway.toward != goal.snapshot);
     let replaced = replaced || another || astray;
     let beside = !stream.settings.conflicts.are_blind();
     if beside && (another || astray) && !context.full_refresh {
@@ -177,7 +206,7 @@ async fn change(
     let beside = beside && strategy == Strategy::Merge;
     let delta = match beside {
         true => table.delta_with_base(from, goal.snapshot).await?,
-        false => table.delta(from, goal.snapshot).await?,
+        false => table.delta_as_now(from, goal.snapshot).await?,
     };
     let expected = delta.added + if delta.extent == DeltaExtent::Whole { 0 } else { delta.removed };
     progress.start(Some(expected));

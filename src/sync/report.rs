@@ -14,6 +14,7 @@ use crate::lake::Lateness;
 use crate::maintain;
 use crate::source::{ChangeDetection, Extent};
 use crate::table::TableId;
+use crate::target::MergeStats;
 
 /// The outcome of one pass of one stream. Fields may come to it; none goes or changes its meaning without
 /// a line in the changelog that says so.
@@ -200,6 +201,15 @@ pub struct LoadReport {
     pub conflicts: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+impl LoadReport {
+    /// Counts what was applied.
+    pub(super) fn add(&mut self, stats: &MergeStats) {
+        self.staged += stats.staged;
+        self.upserted += stats.upserted;
+        self.deleted += stats.deleted;
+    }
 }
 
 impl ExtractReport {

@@ -49,7 +49,7 @@ impl Case {
              insert into orders select id, 'old ' || id from n",
         );
         case.pipeline.ok(&["run"]);
-        case.change("update orders set name = 'new ' || id; delete from orders where id % 10 = 0; insert into orders values (101, 'new 101')");
+        case.change("update orders set name = 'new ' || id; delete from orders where id % 10 = 0; insert into orders values (101, 'new 101'), (-1, 'new -1')");
         case
     }
 
@@ -96,10 +96,10 @@ async fn a_change_arrives_whole() {
     for case in Case::all().await {
         let report = &case.pipeline.json(&["run"])[0];
         case.assert_same().await;
-        // Ninety changed, ten gone, one new.
+        // Ninety changed, ten gone, two new.
         assert_eq!(
             (&report["load"]["staged"], &report["load"]["deleted"]),
-            (&101.into(), &10.into()),
+            (&102.into(), &10.into()),
             "{report}"
         );
         case.pipeline.ok(&["compare", "--between", "lake,target"]);
@@ -128,8 +128,8 @@ async fn a_load_that_died_between_two_transactions_is_gone_on_with() {
         case.die_after(2).await;
         let said = case.pipeline.ok(&["state", "verify"]).stdout;
         assert!(said.contains("shows some of a change"), "{said}");
-        // More came meanwhile.
-        case.change("delete from orders where id = 1; update orders set name = 'newest' where id = 2");
+        // More came meanwhile; and what came with the change that died is gone again.
+        case.change("delete from orders where id = 1; update orders set name = 'newest' where id = 2; delete from orders where id = -1");
         case.pipeline.ok(&["run"]);
         case.assert_same().await;
         let said = case.pipeline.ok(&["state", "verify"]).stdout;
