@@ -77,7 +77,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
     }
     match command {
         Command::Init(args) => init::init(&global, &args).await,
-        Command::Compare(args) => compare::compare(&global, &args).await,
+        Command::Compare(args) => Box::pin(compare::compare(&global, &args)).await,
         Command::Check(args) => check::check(&global, &args).await,
         Command::Discover(args) => discover::discover(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args, Legs::Both).await,

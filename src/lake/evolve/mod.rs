@@ -243,10 +243,12 @@ impl LakeTable {
 
 /// Ids that no other table has: a table that was dropped and made anew counts its fields from one again.
 fn with_column_ids(columns: &SchemaRef, schema: &IcebergSchema, table: Uuid) -> SchemaRef {
+    // The end of the UUID is what chance gave it: the begin of a newer kind is the minute of its making.
     let table = table.simple().to_string();
+    let table = &table[20..];
     let fields = columns.fields().iter().zip(schema.as_struct().fields()).map(|(column, field)| {
         let mut metadata = column.metadata().clone();
-        metadata.insert(LAKE_COLUMN_ID.to_owned(), format!("{}.{}", &table[..8], field.id));
+        metadata.insert(LAKE_COLUMN_ID.to_owned(), format!("{table}.{}", field.id));
         column.as_ref().clone().with_metadata(metadata)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))

@@ -200,3 +200,15 @@ async fn not_a_number_is_found() {
     let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
     assert_eq!(rows[0].column(0).as_primitive::<Int64Type>().values(), &[2]);
 }
+
+/// A table that is dropped and made anew within a minute counts its columns from one again: their ids must
+/// not be taken for those of the one before.
+#[tokio::test]
+async fn columns_of_two_tables_have_different_ids() {
+    let (one, other) = (History::new(TableMode::Merge).await, History::new(TableMode::Merge).await);
+    let ids = |history: &History| -> Vec<String> {
+        let columns = history.table.columns();
+        columns.fields().iter().map(|field| field.metadata()[crate::table::LAKE_COLUMN_ID].clone()).collect()
+    };
+    assert!(ids(&one).iter().all(|id| !ids(&other).contains(id)), "{:?} {:?}", ids(&one), ids(&other));
+}
