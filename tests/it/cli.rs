@@ -262,7 +262,7 @@ fn a_wrong_configuration_ends_with_two() {
         expect![[r#"
             | failed     a.b  after 0.00 s
             !            error: no connector for `oracle://` (connection: shop)
-            !              hint: this build knows postgres, postgresql, sqlite, mssql, sqlserver
+            !              hint: this build knows postgres, postgresql, sqlite, mssql, sqlserver, mysql, mariadb
             exit 2
         "#]],
     );
