@@ -327,9 +327,14 @@ async fn what_goes_wrong_is_said_with_what_to_do() {
     )
     .await;
     let mut tracked = request(&db, "orders", ChangeDetection::Tracking);
-    check(source.plan(&tracked).await, &db, expect![[r#"
+    check(
+        source.plan(&tracked).await,
+        &db,
+        expect![[r#"
         config: `change: tracking` is not for MySQL and MariaDB (table: DB.orders, connection: shop)
-          hint: use `auto`, `timestamp`, `id`, `version` or `full`"#]]).await;
+          hint: use `auto`, `timestamp`, `id`, `version` or `full`"#]],
+    )
+    .await;
     tracked.change = ChangeDetection::Auto;
     tracked.filter = Some("no such = thing".into());
     let error = read(&*source, tracked.clone()).await.err().unwrap();
