@@ -180,9 +180,12 @@ async fn change(
     let replaced = table.mode() == TableMode::Replace || context.full_refresh;
     // A lake table that was dropped and made anew shares no history with what the target shows.
     let another = applied.is_some_and(|applied| applied.lake_table != goal.lake_table);
-    // Rows of a snapshot that was left again, or passed by: no delta to this one has them all.
-    let astray =
-        applied.and_then(|applied| applied.halfway).is_some_and(|halfway| halfway.toward != goal.snapshot);
+    // Rows of a snapshot that was left again, or passed by: no delta to this one has them all. A mark toward
+    // what the target shows is of a change that took place whole.
+    let astray = applied.is_some_and(|shows| {
+        let on_the_way = shows.halfway.filter(|halfway| halfway.toward != shows.snapshot);
+        on_the_way.is_some_and(|halfway| halfway.toward != goal.snapshot)
+    });
     let replaced = replaced || another || astray;
     let beside = !stream.settings.conflicts.are_blind();
     if beside && (another || astray) && !context.full_refresh {

@@ -492,6 +492,19 @@ async fn an_open_conflict_is_resolved_once() {
         let report = case.pipeline.json(&["run"]).remove(0);
         assert_eq!(report["load"]["conflicts"], 0, "{report}");
         assert_eq!(row(2).await, "2 later s t");
+        // The program dies when the target has it: loads go on, and so does the choice.
+        case.target(&clash(6)).await;
+        case.pipeline.ok(&["run"]);
+        let conflict = case.the_open();
+        let killed = case.pipeline.run_with_faults(
+            &["conflicts", "resolve", "main.orders", "--conflict", &conflict, "--take", "source"],
+            "after_load=return(kill)",
+        );
+        assert_eq!((killed.code, row(6).await), (None, "6 s s t".to_owned()), "{killed:?}");
+        case.source("update orders set email = 'later' where id = 6");
+        case.pipeline.ok(&["run"]);
+        assert_eq!(row(6).await, "6 later s t");
+        assert_eq!(resolve(&conflict, &["--take", "source"]).code, Some(0));
     }
 }
 
