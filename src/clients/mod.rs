@@ -3,7 +3,6 @@
 //! Each client turns foreign errors into ours in one function, and shows no password.
 
 pub(crate) mod mssql;
-#[cfg(feature = "mysql")]
 pub(crate) mod mysql;
 pub(crate) mod postgres;
 pub(crate) mod sqlite;

@@ -2,7 +2,6 @@
 
 mod limited;
 pub mod mssql;
-#[cfg(feature = "mysql")]
 pub mod mysql;
 pub mod postgres;
 pub mod sql;
@@ -29,13 +28,8 @@ pub struct Connector {
 }
 
 /// All of them.
-pub const CONNECTORS: &[Connector] = &[
-    postgres::CONNECTOR,
-    sqlite::CONNECTOR,
-    mssql::CONNECTOR,
-    #[cfg(feature = "mysql")]
-    mysql::CONNECTOR,
-];
+pub const CONNECTORS: &[Connector] =
+    &[postgres::CONNECTOR, sqlite::CONNECTOR, mssql::CONNECTOR, mysql::CONNECTOR];
 
 /// The source behind a connection, to be read within its limits.
 pub fn source(connection: &Connection) -> Result<Arc<dyn Source>> {

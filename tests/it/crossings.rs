@@ -69,7 +69,6 @@ async fn all_types_go_to_sqlite_and_come_home() {
 }
 
 /// A `datetime` has no zone: what comes home is the same moment in UTC. It has no NaN and no infinity either.
-#[cfg(feature = "mysql")]
 #[tokio::test]
 async fn all_types_go_to_mariadb_and_come_home() {
     let (Some(pg), Some(server)) = (fixture::postgres().await, fixture::mariadb().await) else { return };

@@ -18,7 +18,6 @@
 mod azurite;
 mod gcs;
 mod judge;
-#[cfg(feature = "mysql")]
 mod mariadb;
 mod nanio;
 mod pipeline;
@@ -31,7 +30,6 @@ mod shared;
 pub(crate) use azurite::{Azurite, azurite};
 pub(crate) use gcs::{Gcs, gcs};
 pub(crate) use judge::{Store, judge, judge_by, judge_by_three, judge_in};
-#[cfg(feature = "mysql")]
 pub(crate) use mariadb::{MariaDatabase, MariaDb, PASSWORD as MARIADB_PASSWORD, mariadb};
 pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};

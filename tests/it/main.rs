@@ -45,9 +45,7 @@ mod mssql_round;
 mod mssql_shop;
 mod mssql_source;
 mod mssql_target;
-#[cfg(feature = "mysql")]
 mod mysql_source;
-#[cfg(feature = "mysql")]
 mod mysql_target;
 mod past;
 mod postgres_keyset;
