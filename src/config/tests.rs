@@ -238,7 +238,7 @@ fn two_streams_never_write_one_table() {
     "#]],
     );
     check_streams(
-        "  public.orders: {}\n  public.orders__dead_letters: { target: dwh.copies }\n",
+        "  public.orders: {}\n  public.orders__dead_letters: {}\n",
         expect![[r#"
         config: the lake table `public.orders__dead_letters` is kept for what the stream `public.orders` notes
           hint: give the stream that writes it another `lake_table`
