@@ -189,7 +189,7 @@ async fn changes_are_found_by_what_the_server_sets_and_by_numbers() {
         changes are found by `at`: the server sets it with every change, an index serves it
         deletes leave no trace in a cursor; `change: full` sees them
         read in ranges of (id)"#]]
-    .assert_eq(&first.plan.notes.join("\n"));
+    .assert_eq(&own_notes(&first.plan));
     db.run("UPDATE t SET name = 'x' WHERE id = 3;\nINSERT INTO t (id) VALUES (6)").await;
     let mut next = request(&db, "t", ChangeDetection::Auto);
     next.from = first.resume.last().cloned();
@@ -223,6 +223,12 @@ async fn changes_are_found_by_what_the_server_sets_and_by_numbers() {
     open_transaction.query_drop("COMMIT").await.unwrap();
     numbers.from = held.resume.last().cloned();
     read_until(&*source, numbers, &[6, 7]).await;
+}
+
+/// What a plan says but for who holds it back: other tests write to the server, too.
+fn own_notes(plan: &ReadPlan) -> String {
+    let own = plan.notes.iter().filter(|note| !note.starts_with("held back by "));
+    own.cloned().collect::<Vec<_>>().join("\n")
 }
 
 /// Passes until these were read, each at least once: what other tests write at the moment may hold the
