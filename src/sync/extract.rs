@@ -18,6 +18,7 @@ use futures::StreamExt;
 use tokio::task::JoinSet;
 
 use super::contract::{Gate, LeftOut, Passed};
+use super::gap::check_gap;
 use super::gone_keys::GoneKeys;
 use super::late;
 use super::letters::Letters;
@@ -29,7 +30,7 @@ use crate::connectors;
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
-use crate::lake::{Change, Comparison, Effect, LakeTable, OUTBOX, Position, TableMode, WrittenFile};
+use crate::lake::{Change, Comparison, Effect, LakeTable, OUTBOX, TableMode, WrittenFile};
 use crate::source::{
     BeyondHorizon, ChangeDetection, Extent, OnGap, Portion, ReadPlan, Reading, RowStream, Source,
 };
@@ -483,18 +484,6 @@ impl<'a> Pass<'a> {
                 "nothing of it is shown; look at it with `frazil query … --as-of {tag}`, correct the source or the check, and run again"
             )))
     }
-}
-
-/// Stops where the source cannot go on from the position. An unfinished first read loses nothing.
-fn check_gap(stream: &Stream, position: Option<&Position>, plan: &ReadPlan) -> Result<()> {
-    let goes_on = plan.continues || plan.change == ChangeDetection::Full || plan.extent != Extent::Whole;
-    if goes_on || position.is_none_or(|at| at.unfinished) {
-        return Ok(());
-    }
-    let why = plan.notes.iter().find(|note| note.contains("is not used")).cloned();
-    Err(Error::new(ErrorKind::Data, why.unwrap_or_else(|| "the stored position is not used".to_owned()))
-        .with("table", &stream.source_table)
-        .hint("`frazil run --full-refresh` reads the whole table and goes on from there, and so does `on_gap: resnapshot`"))
 }
 
 pub(super) fn same_columns(a: &[String], b: &[String]) -> bool {

@@ -16,6 +16,7 @@ mod conflicts;
 mod contract;
 mod evolve;
 mod extract;
+mod gap;
 mod gone_keys;
 mod late;
 mod letters;
