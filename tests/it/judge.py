@@ -76,6 +76,8 @@ def filesystem(url):
 
 def connect(metadata):
     db = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    # What takes long would draw a bar among what is printed.
+    db.execute("set enable_progress_bar = false")
     for name in ["avro", "iceberg", "httpfs", "postgres_scanner", "sqlite_scanner"]:
         load_extension(db, name)
     db.execute("set timezone = 'UTC'")
