@@ -47,21 +47,7 @@ prepare() {
   sql "$src" "vacuum (freeze, analyze) lineitem"
 }
 
-declare -A best cpu mem
-timed() { # NAME COMMAND…: keeps the round with the fewest seconds
-  local name=$1 s u y m
-  shift
-  /usr/bin/time -o "$work/time" -f '%e %U %S %M' "$@" >/dev/null 2>"$work/stderr" ||
-    { cat "$work/stderr" >&2; exit 1; }
-  read -r s u y m <"$work/time"
-  if [ -z "${best[$name]:-}" ] || awk "BEGIN { exit !($s < ${best[$name]}) }"; then
-    best[$name]=$s cpu[$name]=$(awk "BEGIN { print $u + $y }") mem[$name]=$((m / 1024))
-  fi
-}
-row() { # NAME LIMIT
-  awk -v n="$1" -v s="${best[$1]}" -v l="${best[$2]}" -v c="${cpu[$1]}" -v m="${mem[$1]}" \
-    'BEGIN { printf "%-46s %8.2f s %7.2f x %7.2f CPU s %5d MiB\n", n, s, s / l, c, m }'
-}
+. benches/measure.sh
 
 prepare
 extract=("$frazil" sync --from "$src" --table public.lineitem --lake "$work/lake" --output json)
