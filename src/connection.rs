@@ -9,7 +9,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use limits::{Limiter, Limits, Place};
+pub use limits::{Limiter, Limits, Place, divide_limits};
 
 /// Where a database is and how to log in. `Debug` and `Display` show neither password nor query.
 #[derive(Clone)]

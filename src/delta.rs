@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,5 +48,23 @@ pub struct SnapshotId(pub i64);
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// A place in the log of a source: every transaction was committed before it or after it. Opaque to the engine,
+/// which only asks whether two are the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlace {
+    /// Whose log, where the source can tell.
+    pub server: Option<String>,
+    /// Where in it, as the source writes it.
+    pub at: String,
+    /// When the source was asked, by its own clock.
+    pub time: DateTime<Utc>,
+}
+
+impl fmt::Display for LogPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.at)
     }
 }

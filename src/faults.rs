@@ -20,6 +20,11 @@ pub const IN_LOAD_TRANSACTION: &str = "in_load_transaction";
 /// The target's transaction is committed, nobody was told.
 pub const AFTER_LOAD: &str = "after_load";
 
+/// The tables of a group are at one place and their snapshots are tagged, the checkpoint is not written.
+pub const BEFORE_CHECKPOINT: &str = "before_checkpoint";
+/// The checkpoint is written, nobody was told.
+pub const AFTER_CHECKPOINT: &str = "after_checkpoint";
+
 /// Files are rewritten by maintenance, the snapshot that swaps them in is not committed.
 pub const BEFORE_SWAP: &str = "before_swap";
 /// Rewritten files are swapped in, nobody was told.
@@ -29,7 +34,7 @@ pub const AFTER_SWAP: &str = "after_swap";
 pub const OF_MAINTENANCE: [&str; 2] = [BEFORE_SWAP, AFTER_SWAP];
 
 /// The crash points that every pass with rows comes by; the crash test visits each. [`BEFORE_PUBLISH`] is
-/// only on the way of streams with an audit.
+/// only on the way of streams with an audit, those around a checkpoint of streams with a group.
 pub const ALL: [&str; 6] =
     [AFTER_EVOLUTION, BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACKNOWLEDGE, IN_LOAD_TRANSACTION, AFTER_LOAD];
 

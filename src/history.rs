@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
 pub use self::trends::Trend;
@@ -45,7 +45,9 @@ create table if not exists passes (
     rows_rejected integer,
     read_whole integer,
     conflicts integer,
-    late text
+    late text,
+    latency real,
+    differences integer
 );
 create index if not exists passes_by_stream on passes (stream, id);
 ";
@@ -68,12 +70,15 @@ pub struct Filter {
     pub limit: u32,
 }
 
+/// The verb of a comparison, which is noted beside passes.
+pub const COMPARE: &str = "compare";
+
 /// One pass of one stream, as it went.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Pass {
     /// The run it belonged to.
     pub run: String,
-    /// `run`, `sync`, `load` or `serve`.
+    /// `run`, `sync`, `load` or `serve`; `compare`, where places were compared.
     pub verb: String,
     /// The stream.
     pub stream: String,
@@ -101,6 +106,10 @@ pub struct Pass {
     pub conflicts: Option<u64>,
     /// Rows from before the position that the pass found.
     pub rows_late: Option<u64>,
+    /// Seconds from the commit of the oldest change in the source to where it had to go.
+    pub latency_seconds: Option<f64>,
+    /// Keys that a comparison found different.
+    pub differences: Option<u64>,
     /// The error's kind.
     pub error_kind: Option<String>,
     /// The error.
@@ -184,7 +193,8 @@ impl History {
         self.db
             .execute(
                 "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
-                 file_bytes, snapshot, version) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                 file_bytes, snapshot, version, differences, error_kind, error) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
                 params![
                     pass.run,
                     pass.verb,
@@ -197,6 +207,9 @@ impl History {
                     pass.file_bytes.map(u64::cast_signed),
                     pass.snapshot,
                     env!("CARGO_PKG_VERSION"),
+                    pass.differences.map(u64::cast_signed),
+                    pass.error_kind,
+                    pass.error,
                 ],
             )
             .map(drop)
@@ -212,8 +225,8 @@ impl History {
             .execute(
                 "insert into passes (run, verb, stream, started_at, seconds, verdict, change, rows_extracted, \
                  file_bytes, snapshot, rows_upserted, rows_deleted, error_kind, error, version, rows_rejected, \
-                 read_whole, conflicts, late) \
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+                 read_whole, conflicts, late, latency) \
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
                 params![
                     report.run.to_string(),
                     verb,
@@ -237,6 +250,7 @@ impl History {
                     extract.map(ExtractReport::is_whole),
                     load.map(|load| load.conflicts as i64),
                     extract.map(|extract| serde_json::to_string(&extract.late).expect("counts are JSON")),
+                    report.latency(),
                 ],
             )
             .and_then(|_| {
@@ -266,8 +280,18 @@ impl History {
 
     /// The last pass of a stream.
     pub fn last(&self, stream: &str) -> Result<Option<Pass>> {
-        let filter = Filter { streams: vec![stream.to_owned()], verdicts: Vec::new(), since: None, limit: 1 };
-        Ok(self.passes(&filter)?.pop())
+        let sql = "select * from passes where stream = ?1 and verb <> ?2 order by id desc limit 1";
+        self.db.query_row(sql, [stream, COMPARE], pass).optional().map_err(foreign)
+    }
+
+    /// When the places of a stream were last compared, or else when it first ran. What failed for a passing
+    /// reason does not count.
+    pub fn last_compared(&self, stream: &str) -> Result<Option<DateTime<Utc>>> {
+        let sql = "select coalesce(max(started_at) filter (where verb = ?2 and \
+                   coalesce(error_kind, '') not in ('transient', 'conflict')), min(started_at)) \
+                   from passes where stream = ?1";
+        let last = self.db.query_row(sql, [stream, COMPARE], |row| row.get::<_, Option<String>>(0));
+        Ok(last.map_err(foreign)?.and_then(|text| text.parse().ok()))
     }
 
     /// How the passes of each stream went, for whoever plans the next.
@@ -304,7 +328,8 @@ impl History {
         let read = || -> rusqlite::Result<BTreeSet<String>> {
             self.db
                 .prepare(
-                    "select stream from passes where id in (select max(id) from passes group by stream) \
+                    "select stream from passes where id in \
+                     (select max(id) from passes where verb <> 'compare' group by stream) \
                      and verdict in ('failed', 'conflict')",
                 )?
                 .query_map([], |row| row.get(0))?
@@ -321,8 +346,14 @@ fn list(words: &[String]) -> String {
 
 /// A file of an older version lacks columns. Two who add one at once both end with it.
 fn add_what_is_new(db: &Connection) -> rusqlite::Result<()> {
-    let new =
-        [("rows_rejected", "integer"), ("read_whole", "integer"), ("conflicts", "integer"), ("late", "text")];
+    let new = [
+        ("rows_rejected", "integer"),
+        ("read_whole", "integer"),
+        ("conflicts", "integer"),
+        ("late", "text"),
+        ("latency", "real"),
+        ("differences", "integer"),
+    ];
     for (column, of) in new {
         let lacks = || db.prepare(&format!("select {column} from passes")).is_err();
         if lacks()
@@ -367,6 +398,8 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Pass> {
         rows_rejected: count("rows_rejected")?,
         conflicts: count("conflicts")?,
         rows_late: row.get::<_, Option<String>>("late")?.map(|late| lateness(&late).rows),
+        latency_seconds: row.get("latency")?,
+        differences: count("differences")?,
         error_kind: row.get("error_kind")?,
         error: row.get("error")?,
     })
@@ -437,7 +470,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         let older = TABLES.replace(
-            "not null,\n    rows_rejected integer,\n    read_whole integer,\n    conflicts integer,\n    late text",
+            "not null,\n    rows_rejected integer,\n    read_whole integer,\n    conflicts integer,\n    late text,\n    latency real,\n    differences integer",
             "not null",
         );
         assert_ne!(older, TABLES);

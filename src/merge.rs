@@ -10,6 +10,7 @@
 //! order. So one sort serves both. A whole table is not sorted: it is loaded into an empty target,
 //! where order saves less than the sort costs, and nothing comes twice.
 
+mod by_source;
 mod with_base;
 
 use std::pin::Pin;
@@ -26,6 +27,7 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::prelude::{SessionConfig, SessionContext, ident};
 use futures::{Stream, StreamExt, ready};
 
+pub use self::by_source::{BySource, SharedColumn};
 pub use self::with_base::collapse_with_base;
 use crate::error::Result;
 use crate::lake::{DeltaExtent, SEQ_COLUMN, Stores, TableDelta};

@@ -10,19 +10,24 @@
 //! out. Rows may be read again after a crash (at least once); the lake's commit makes that
 //! harmless. Streams are pulled: whoever does not poll, stops the source.
 
+mod arrangement;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::delta::Watermark;
+use crate::delta::{LogPlace, Watermark};
 use crate::error::{Error, Result};
 use crate::table::{TableDescription, TableId};
+
+pub use arrangement::{Arrangement, Goal};
 
 /// Rows of one table, in batches that all have the reading's schema.
 pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
@@ -55,6 +60,24 @@ pub trait Source: Send + Sync {
     /// What is wrong or missing for reading these tables: rights, settings, indexes. Empty when all is well.
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>>;
 
+    /// What `frazil setup` or `frazil teardown` would do for a stream. Nothing is done.
+    async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
+        let (_, change) = (goal, request.change.name());
+        Ok(Arrangement::nothing(format!("`change: {change}` needs nothing of ours in the database")))
+    }
+
+    /// Does it. Statements that can be taken back together are executed together.
+    async fn execute(&self, arrangement: &Arrangement) -> Result<()> {
+        let _ = arrangement;
+        Ok(())
+    }
+
+    /// A place in the log behind everything that was committed before the call, for readings of several tables
+    /// that are to end there ([`LogSettings::up_to`]); `None` where readings cannot end at a place.
+    async fn end_of_log(&self) -> Result<Option<LogPlace>> {
+        Ok(None)
+    }
+
     /// What says that reading should pause. Asked often, so it must be cheap; nothing where nothing is known.
     async fn strain(&self) -> Result<Strain> {
         Ok(Strain::default())
@@ -79,6 +102,17 @@ pub trait Reading: Send {
     /// The next portion, or `None` at the end. The streams of the previous portion must have been
     /// drained or dropped.
     async fn next(&mut self) -> Result<Option<Portion>>;
+
+    /// At the end: the place of [`LogSettings::up_to`], if what was read and what is before it are the table as
+    /// all transactions before that place left it, and none after it; also when the position stays.
+    fn reached(&self) -> Option<LogPlace> {
+        None
+    }
+
+    /// At the end: whether it came upon something that another reading, at once, has to answer.
+    fn again(&self) -> bool {
+        false
+    }
 }
 
 /// Rows that are committed together with the position that covers them.
@@ -90,6 +124,9 @@ pub struct Portion {
     pub resume: Watermark,
     /// After this portion the lake shows one state of the table; before that it must not be shown.
     pub complete: bool,
+    /// When the oldest of its changes was committed in the source, by our clock; `None` where the source
+    /// does not say, or nothing changed.
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 /// What to read, and how.
@@ -168,6 +205,31 @@ pub struct ReadPlan {
     pub schema: SchemaRef,
 }
 
+impl ReadPlan {
+    /// A plan to read what changed, deletes included, from where the last pass ended.
+    pub fn of_changes(
+        request: &ReadRequest,
+        schema: SchemaRef,
+        statement: String,
+        notes: Vec<String>,
+    ) -> Self {
+        Self {
+            change: request.change,
+            cursor: None,
+            cursor_indexed: false,
+            extent: Extent::Log,
+            resumable: false,
+            continues: true,
+            notes,
+            statement,
+            known_to: None,
+            rows: None,
+            bytes: None,
+            schema,
+        }
+    }
+}
+
 /// What the rows of a reading mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -202,11 +264,13 @@ pub enum ChangeDetection {
     Rowversion,
     /// Change Tracking of SQL Server; sees deletes.
     Tracking,
-    /// The database's own log: logical replication of Postgres, the change tables of SQL Server's Change
-    /// Data Capture; sees deletes.
+    /// The database's own log: logical replication of Postgres, the binlog of MariaDB, the change tables of
+    /// SQL Server's Change Data Capture; sees deletes.
     Log,
     /// The history of a system-versioned table of SQL Server; sees deletes.
     Temporal,
+    /// Triggers that `frazil setup` installs, and the table of keys that they write; sees deletes.
+    Trigger,
 }
 
 impl ChangeDetection {
@@ -222,6 +286,7 @@ impl ChangeDetection {
             Self::Tracking => "tracking",
             Self::Log => "log",
             Self::Temporal => "temporal",
+            Self::Trigger => "trigger",
         }
     }
 }
@@ -235,6 +300,12 @@ pub struct LogSettings {
     pub publication: Option<String>,
     /// How much log may wait on the server for us, in bytes, before it is told.
     pub max_lag: Option<u64>,
+    /// Postgres: what happens then.
+    pub on_slot_lag: OnSlotLag,
+    /// About how many bytes of the log one portion covers; `None`: `ReadRequest::portion_bytes`.
+    pub commit_bytes: Option<u64>,
+    /// Where this reading ends, if others are to end there too; `None`: where the log does.
+    pub up_to: Option<LogPlace>,
 }
 
 /// What happens when the source does not have all changes since the position any more.
@@ -246,6 +317,17 @@ pub enum OnGap {
     Resnapshot,
     /// Stop, and say what is missing.
     Fail,
+}
+
+/// What happens when more log than [`LogSettings::max_lag`] waits on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSlotLag {
+    /// The log is read, and the report tells.
+    #[default]
+    Tell,
+    /// The slot is dropped, so that the server may remove the log; the whole table is read and compared.
+    Resnapshot,
 }
 
 /// What happens to rows whose cursor is NULL, which no comparison ever finds.

@@ -93,6 +93,18 @@ impl TableId {
     pub fn schema_or<'a>(&'a self, default: &'a str) -> &'a str {
         self.schema.as_deref().unwrap_or(default)
     }
+
+    /// The name as it is read back, whatever characters it has: parts with dots or quotes stand in quotes.
+    pub fn written(&self) -> String {
+        let part = |part: &str| match part.contains(['.', '"']) {
+            true => format!("\"{}\"", part.replace('"', "\"\"")),
+            false => part.to_owned(),
+        };
+        match &self.schema {
+            Some(schema) => format!("{}.{}", part(schema), part(&self.name)),
+            None => part(&self.name),
+        }
+    }
 }
 
 impl fmt::Display for TableId {

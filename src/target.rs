@@ -180,6 +180,21 @@ impl FromStr for Halfway {
     }
 }
 
+/// The stream by which the control table has the turn of a table that several streams load.
+pub const TURN: &str = "(all sources)";
+
+/// The stream by which the control table says that a table was made by us, and is ours to alter.
+pub const MADE: &str = "(made by frazil)";
+
+/// A table that several streams load has one control row more, which each of them moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// What it must say now.
+    pub from: Option<Applied>,
+    /// What it says afterwards.
+    pub to: Applied,
+}
+
 /// A change to apply.
 pub struct Merge {
     /// The stream's name: the control row's key, together with the table.
@@ -190,6 +205,8 @@ pub struct Merge {
     pub from: Option<Applied>,
     /// What it shows afterwards.
     pub to: Applied,
+    /// Of a table that several streams load: moved as well, or the change is not applied.
+    pub turn: Option<Turn>,
     /// How rows are brought in.
     pub strategy: Strategy,
     /// The table's columns and, at the end, `_op` (`Int8`, [`Op`](crate::delta::Op)); at most one row a

@@ -9,10 +9,11 @@ use chrono::{DateTime, Utc};
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use super::arrange::{SetupArgs, TeardownArgs};
 use super::compare::CompareArgs;
 use super::conflicts::ConflictsCommand;
 use super::dlq::DlqCommand;
-use super::lake_args::{ChangesArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
+use super::lake_args::{ChangesArgs, CheckpointsArgs, QueryArgs, RollbackArgs, SnapshotsArgs, TagArgs};
 use super::maintain::{MaintainArgs, StatusArgs};
 use super::selftest::SelftestArgs;
 use super::serve_args::{JobsCommand, ServeArgs};
@@ -103,6 +104,10 @@ pub(super) enum Command {
     Init(InitArgs),
     /// Connect to everything and say what a run would do, and what is in its way
     Check(StreamsArgs),
+    /// Install what streams need in their databases: triggers, publications
+    Setup(SetupArgs),
+    /// Remove what `setup` and runs have put into databases: triggers, slots, publications
+    Teardown(TeardownArgs),
     /// List the tables of a database: sizes, keys, cursor candidates
     Discover(DiscoverArgs),
     /// Say what a run would move, and by which statements
@@ -126,6 +131,8 @@ pub(super) enum Command {
     History(HistoryArgs),
     /// The snapshots of a lake table
     Snapshots(SnapshotsArgs),
+    /// The checkpoints of groups: which snapshots show their tables as they were at one moment
+    Checkpoints(CheckpointsArgs),
     /// Ask the lake in SQL, now or as it was; a shell without a statement
     Query(QueryArgs),
     /// What happened to each row of a lake table between two moments
@@ -232,7 +239,7 @@ pub(super) struct SettingArgs {
     /// Read again what lies this far behind: 10m
     #[arg(long, value_name = "TIME", env = "FRAZIL_LAG")]
     pub lag: Option<Span>,
-    /// How changes are found: auto, timestamp, version, id or full
+    /// How changes are found: auto, timestamp, version, id, full, log, trigger, tracking, rowversion or temporal
     #[arg(long, value_name = "HOW", env = "FRAZIL_CHANGE")]
     pub change: Option<ChangeWord>,
     /// Rows whose cursor is NULL: include, exclude or fail

@@ -83,16 +83,19 @@ pub(super) async fn compare(global: &Global, args: &CompareArgs) -> Result<Exit>
     })
 }
 
-fn pairs(stream: &Stream, asked: Option<Between>) -> Vec<Pair> {
+pub(super) fn pairs(stream: &Stream, asked: Option<Between>) -> Vec<Pair> {
     match asked {
         Some(Between::SourceLake) => vec![Pair::SourceLake],
         Some(Between::LakeTarget) => vec![Pair::LakeTarget],
-        None if stream.target.is_some() => vec![Pair::SourceLake, Pair::LakeTarget],
+        // A table that several streams feed holds what all of them have.
+        None if stream.target.is_some() && stream.shared.is_none() => {
+            vec![Pair::SourceLake, Pair::LakeTarget]
+        }
         None => vec![Pair::SourceLake],
     }
 }
 
-fn print(outcome: &Outcome, with_keys: bool, form: Output) -> Result<()> {
+pub(super) fn print(outcome: &Outcome, with_keys: bool, form: Output) -> Result<()> {
     let keys = batch(&outcome.keys)?;
     if form == Output::Json {
         let mut value = serde_json::to_value(outcome).expect("a report is JSON");

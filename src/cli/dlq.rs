@@ -104,7 +104,7 @@ pub(super) async fn dlq(global: &Global, command: &DlqCommand) -> Result<Exit> {
     match command {
         DlqCommand::List(args) => list(global, args).await,
         DlqCommand::Show(args) => show(global, args).await,
-        DlqCommand::Replay(args) => replay(global, args).await,
+        DlqCommand::Replay(args) => Box::pin(replay(global, args)).await,
         DlqCommand::Drop(args) => drop(global, args).await,
     }
 }

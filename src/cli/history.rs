@@ -42,6 +42,8 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<Exit> {
                 "rejected",
                 "conflicts",
                 "late",
+                "latency",
+                "differences",
                 "error",
             ],
             &rows,
@@ -67,6 +69,8 @@ fn trends(trends: &[Trend], form: Output) -> Result<Exit> {
             show_count(trend.whole),
             shown(trend.whole_seconds),
             shown(trend.saved_seconds),
+            shown(trend.latency_seconds),
+            shown(trend.longest_latency_seconds),
             show_count(trend.late),
             trend
                 .suggested_lag_seconds
@@ -85,6 +89,8 @@ fn trends(trends: &[Trend], form: Output) -> Result<Exit> {
         "read whole",
         "seconds each",
         "seconds saved",
+        "latency",
+        "longest",
         "late rows",
         "lag for them",
     ];
@@ -111,6 +117,8 @@ fn row(pass: &Pass) -> Vec<String> {
         count(pass.rows_rejected),
         count(pass.conflicts),
         count(pass.rows_late),
+        pass.latency_seconds.map(|seconds| format!("{seconds:.2}")).unwrap_or_default(),
+        count(pass.differences),
         pass.error.clone().unwrap_or_default(),
     ]
 }

@@ -145,13 +145,7 @@ fn quoted(id: &TableId) -> String {
             .map(|c| if SPECIAL.contains(&c) { format!("[{c}]") } else { c.into() })
             .collect();
     }
-    let part = |part: &str| {
-        if part.contains(['.', '"']) { format!("\"{}\"", part.replace('"', "\"\"")) } else { part.to_owned() }
-    };
-    match &id.schema {
-        Some(schema) => format!("{}.{}", part(schema), part(&id.name)),
-        None => part(&id.name),
-    }
+    id.written()
 }
 
 /// YAML for a text: as it is where that is safe, else in quotes.

@@ -32,6 +32,7 @@ pub(super) async fn inspect(stream: &Stream, lake: &Lake, budget: Budget) -> Res
 
     let mut request = sync::read_request(stream, &table, budget)?;
     request.from = position.map(|position| position.watermark);
+    request.reader = sync::reader(lake, stream);
     let source_findings = source.preflight(&request).await?;
     let plan = source.plan(&request).await?;
     let spec = sync::lake_table_plan(stream, &table, &plan)?;
@@ -41,7 +42,10 @@ pub(super) async fn inspect(stream: &Stream, lake: &Lake, budget: Budget) -> Res
         Some(evolution) => (&evolution.after, &evolution.key),
         None => (&spec.schema, &spec.key),
     };
-    let target = stream.target.as_ref().map(|to| sync::target_table(stream, to, schema, key));
+    let target = match &stream.target {
+        Some(to) => Some(sync::wanted_table(lake, stream, to, schema, key).await?),
+        None => None,
+    };
     Ok(Inspection { table, plan, spec, evolution, target, source_findings })
 }
 

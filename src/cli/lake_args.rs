@@ -17,6 +17,16 @@ pub(super) struct SnapshotsArgs {
     pub lake: LakeArgs,
 }
 
+/// Which checkpoints to list.
+#[derive(Debug, Args)]
+pub(super) struct CheckpointsArgs {
+    /// The group [default: all]
+    pub group: Option<String>,
+    /// Where the lake is.
+    #[command(flatten)]
+    pub lake: LakeArgs,
+}
+
 /// What to ask the lake.
 #[derive(Debug, Args)]
 pub(super) struct QueryArgs {
@@ -25,6 +35,9 @@ pub(super) struct QueryArgs {
     /// The lake as it was: a snapshot id, a time (`2026-07-01 12:00`), or a tag
     #[arg(long, value_name = "WHEN", env = "FRAZIL_AS_OF")]
     pub as_of: Option<String>,
+    /// The tables of a group as they were together: its newest checkpoint (`shop`), or another (`shop@7`)
+    #[arg(long, value_name = "GROUP", conflicts_with = "as_of", env = "FRAZIL_CHECKPOINT")]
+    pub checkpoint: Option<String>,
     /// Memory for the query; it spills to disk beyond
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FRAZIL_MEMORY")]
     pub memory: Size,

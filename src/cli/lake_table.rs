@@ -17,6 +17,9 @@ use crate::lake::{Lake, LakeTable, RefInfo, SnapshotInfo};
 use crate::query::AsOf;
 use crate::table::TableId;
 
+/// What is kept for longer, a hundred years, is kept until somebody takes it away.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Lists the snapshots of a lake table, newest first.
 pub(super) async fn snapshots(global: &Global, args: &SnapshotsArgs) -> Result<Exit> {
     let lake = Lake::open(&lake_settings(global, args.lake.overrides())?).await?;
@@ -89,7 +92,10 @@ pub(super) async fn tag(global: &Global, args: &TagArgs) -> Result<Exit> {
         refs.iter().map(RefLine::of).try_for_each(|line| output::json(&line))?;
         return Ok(Exit::Done);
     }
-    let span = |span: Option<Duration>| span.map(units::show_duration).unwrap_or_default();
+    let span = |span: Option<Duration>| match span {
+        Some(span) if span > FOR_EVER => "ever".to_owned(),
+        span => span.map(units::show_duration).unwrap_or_default(),
+    };
     let rows: Vec<_> = refs
         .iter()
         .map(|it| vec![it.name.clone(), it.kind.name().to_owned(), it.snapshot.to_string(), span(it.keep)])

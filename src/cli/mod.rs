@@ -4,7 +4,9 @@
 //! nothing that is printed holds a secret, and nothing that a user does ends in a panic message.
 
 mod args;
+mod arrange;
 mod check;
+mod checkpoints;
 mod compare;
 mod conflicts;
 mod demo;
@@ -23,6 +25,7 @@ mod output;
 mod plan;
 mod progress;
 mod query;
+mod reconcile;
 mod redact;
 mod repair;
 mod run;
@@ -78,6 +81,8 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
     match command {
         Command::Init(args) => init::init(&global, &args).await,
         Command::Compare(args) => Box::pin(compare::compare(&global, &args)).await,
+        Command::Setup(args) => arrange::install(&global, &args).await,
+        Command::Teardown(args) => arrange::remove(&global, &args).await,
         Command::Check(args) => check::check(&global, &args).await,
         Command::Discover(args) => discover::discover(&global, &args).await,
         Command::Plan(args) => plan::plan(&global, &args, Legs::Both).await,
@@ -94,6 +99,7 @@ async fn dispatch(Cli { global, command }: Cli) -> Result<Exit> {
         Command::Conflicts(command) => conflicts::conflicts(&global, &command).await,
         Command::Journal(args) => journal::journal(&global, &args),
         Command::Snapshots(args) => lake_table::snapshots(&global, &args).await,
+        Command::Checkpoints(args) => checkpoints::list(&global, &args).await,
         Command::Tag(args) => lake_table::tag(&global, &args).await,
         Command::Rollback(args) => lake_table::rollback(&global, &args).await,
         Command::Changes(args) => query::changes(&global, &args).await,

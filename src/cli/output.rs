@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::redact::redact;
 use crate::config::units::{show_bytes, show_count, show_rows};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{ExtractReport, LoadReport, StreamReport, Verdict};
+use crate::sync::{Checkpointed, ExtractReport, LoadReport, StreamReport, Verdict};
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,25 @@ pub(super) fn say_error(error: &Error, verbose: bool) {
 
 /// What was said of streams so far, so that a loop says it once.
 pub(super) type Said = BTreeSet<(String, String)>;
+
+/// Of streams that ran together: their checkpoint, or why there is none.
+pub(super) fn checkpoint(done: &Checkpointed, said: &mut Said) {
+    let group = &done.group;
+    match (&done.missing, done.checkpoint, &done.position) {
+        (Some(why), ..) => {
+            let why = format!("group {group}: no checkpoint: {why}");
+            if said.insert((group.clone(), why.clone())) {
+                say(why);
+            }
+        }
+        (None, Some(number), Some(position)) if done.written => {
+            // What was in its way may come back.
+            said.retain(|(of, _)| of != group);
+            say(format!("group {group}: checkpoint {number} at {position}"));
+        }
+        _ => {}
+    }
+}
 
 /// The end of a stream's pass, for people.
 pub(super) fn report(report: &StreamReport, width: usize, said: &mut Said) -> Result<()> {

@@ -11,6 +11,7 @@ use arrow::util::pretty::pretty_format_batches_with_options;
 use futures::StreamExt;
 
 use super::args::{Global, Output};
+use super::checkpoints::as_of;
 use super::lake_args::{ChangesArgs, QueryArgs};
 use super::lake_table::{lake_settings, lake_table};
 use super::output::{self, Exit};
@@ -34,12 +35,13 @@ pub(super) struct Asking {
 
 /// Runs the statement that was given, or those of standard input, or those of a person.
 pub(super) async fn query(global: &Global, args: &QueryArgs) -> Result<Exit> {
-    let asking = Asking {
-        budget: Budget::new(args.memory.0, 1)?,
-        as_of: args.as_of.as_deref().map(str::parse).transpose()?,
-        lake: Lake::open(&lake_settings(global, args.lake.overrides())?).await?,
-        output: global.output,
+    let lake = Lake::open(&lake_settings(global, args.lake.overrides())?).await?;
+    let budget = Budget::new(args.memory.0, 1)?;
+    let as_of = match &args.checkpoint {
+        Some(checkpoint) => Some(as_of(&lake, budget, checkpoint).await?),
+        None => args.as_of.as_deref().map(str::parse).transpose()?,
     };
+    let asking = Asking { budget, as_of, lake, output: global.output };
     match args.sql.as_deref() {
         Some(sql) if sql != "-" => asking.run(sql).await?,
         None if io::stdin().is_terminal() => return shell::talk(asking, global.verbose).await,

@@ -98,6 +98,8 @@ async fn files(
                         rows_rejected: None,
                         conflicts: None,
                         rows_late: None,
+                        latency_seconds: None,
+                        differences: None,
                         error_kind: None,
                         error: None,
                     })

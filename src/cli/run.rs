@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::StreamExt;
-use uuid::Uuid;
+use tokio::sync::Semaphore;
 
 use super::args::{Global, Output, RunArgs};
 use super::interrupt::Interrupt;
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::journal::Deed;
 use crate::lake::Lake;
-use crate::sync::{self, Context, Legs, Progress, Stream, StreamReport};
+use crate::sync::{self, Context, Legs, Member, Progress, Stream, StreamReport};
 
 /// Runs what the command line asks for, once or every so often.
 pub(super) async fn run(global: &Global, args: &RunArgs, legs: Legs) -> Result<Exit> {
@@ -80,20 +80,26 @@ async fn once(
     let width = streams.iter().map(|stream| stream.name.chars().count()).max().unwrap_or_default();
     let wanted = streams.len();
     let parallel = args.streams.engine.parallel;
-    let mut passes = futures::stream::iter(streams)
-        .map(|stream| pass(&context, stream, legs, interrupt))
-        .buffer_unordered(parallel);
+    let permits = Arc::new(Semaphore::new(parallel));
+    let mut passes = futures::stream::iter(units(streams))
+        .map(|unit| passes(&context, unit, legs, interrupt, &permits))
+        .buffer_unordered(wanted.max(1));
     let mut reports = Vec::with_capacity(wanted);
-    while let Some(report) = passes.next().await {
-        let Some(report) = report else { continue };
-        match global.output {
-            Output::Json => output::json(&report)?,
-            _ => output::report(&report, width, said)?,
+    while let Some(ended) = passes.next().await {
+        for report in &ended {
+            match global.output {
+                Output::Json => output::json(report)?,
+                _ => output::report(report, width, said)?,
+            }
+            if let Some(Err(error)) = history.as_ref().map(|history| history.record(verb(legs), report)) {
+                output::say(format!("warning: {error}"));
+            }
         }
-        if let Some(Err(error)) = history.as_ref().map(|history| history.record(verb(legs), &report)) {
-            output::say(format!("warning: {error}"));
+        if global.output != Output::Json {
+            let done = ended.iter().find_map(|report| report.checkpoint.as_ref());
+            done.into_iter().for_each(|done| output::checkpoint(done, said));
         }
-        reports.push(report);
+        reports.extend(ended);
     }
     if reports.len() < wanted {
         output::say(format!("stopped: {} of {wanted} streams have run", reports.len()));
@@ -105,37 +111,56 @@ async fn once(
     })
 }
 
-/// One pass in a task of its own, or nothing when the user wants to stop.
-pub(super) async fn pass(
+/// What begins and ends together: the streams of a group, or a stream alone.
+pub(super) fn units(streams: Vec<Stream>) -> Vec<Vec<Stream>> {
+    let mut units: Vec<Vec<Stream>> = Vec::new();
+    for stream in streams {
+        let group = |unit: &&mut Vec<Stream>| stream.group.is_some() && unit[0].group == stream.group;
+        match units.iter_mut().find(group) {
+            Some(unit) => unit.push(stream),
+            None => units.push(vec![stream]),
+        }
+    }
+    units
+}
+
+/// One pass of each stream of a unit, in a task of its own; nothing when the user wants to stop.
+pub(super) async fn passes(
     context: &Context,
-    stream: Stream,
+    unit: Vec<Stream>,
     legs: Legs,
     interrupt: &Interrupt,
-) -> Option<StreamReport> {
+    permits: &Arc<Semaphore>,
+) -> Vec<StreamReport> {
+    let together = unit.iter().any(|stream| stream.group.is_some());
+    // The streams of a group take their places themselves, each when it has something to do.
+    let place = if together { None } else { permits.acquire().await.ok() };
     if interrupt.stopped() {
-        return None;
+        return Vec::new();
     }
-    let progress = Arc::new(Progress::default());
-    let bar = Bar::show(&stream.name, progress.clone());
-    let (name, run) = (stream.name.clone(), context.run);
-    let context = context.clone();
-    let counts = progress.clone();
-    let mut task = tokio::spawn(async move { sync::pass(&context, &stream, legs, counts).await });
+    let member = |stream: Stream| Member { stream, progress: Arc::new(Progress::default()) };
+    let members: Vec<Member> = unit.into_iter().map(member).collect();
+    let bars: Vec<_> = members.iter().map(|it| Bar::show(&it.stream.name, it.progress.clone())).collect();
+    let (work, run) = (members.clone(), context.run);
+    let (context, permits) = (context.clone(), permits.clone());
+    let mut task = tokio::spawn(async move {
+        match &work[..] {
+            [Member { stream, progress }] if !together => {
+                vec![sync::pass(&context, stream, legs, progress.clone()).await]
+            }
+            _ => sync::together(&context, work, legs, &permits).await,
+        }
+    });
     let outcome = tokio::select! {
         outcome = &mut task => outcome,
         () = interrupt.wait() => {
-            progress.stop.store(true, Ordering::Relaxed);
+            members.iter().for_each(|member| member.progress.stop.store(true, Ordering::Relaxed));
             task.await
         }
     };
-    drop(bar);
-    Some(outcome.unwrap_or_else(|_| panicked(name, run)))
-}
-
-/// The report of a pass that met a bug of ours; the panic hook has said which.
-fn panicked(stream: String, run: Uuid) -> StreamReport {
-    let error = Error::new(ErrorKind::Internal, "the pass ended in a bug of frazil").with("stream", &stream);
-    StreamReport { error: Some((&error).into()), ..StreamReport::new(&stream, run) }
+    drop((bars, place));
+    let panicked = |member: &Member| StreamReport::panicked(&member.stream.name, run);
+    outcome.unwrap_or_else(|_| members.iter().map(panicked).collect())
 }
 
 fn verb(legs: Legs) -> &'static str {

@@ -17,20 +17,23 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::args::{Global, Output};
 use super::interrupt::Interrupt;
 use super::output::{self, Exit, Said};
-use super::run::pass;
+use super::reconcile::{Reconciled, reconcile};
+use super::run::{passes as passes_of, units};
 use super::serve_args::ServeArgs;
 use super::setup::{Sources, history};
 use crate::config::{self, Config};
+use crate::connection::divide_limits;
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
-use crate::http::{self, Access, Board, Desk};
+use crate::http::{self, Access, Board, Certificate, Desk};
 use crate::lake::Lake;
-use crate::schedule::{Cadence, Ended, Job, Outcome, Schedule, Scheduler, StreamState};
+use crate::schedule::{Cadence, Ended, Job, Outcome, Reconcile, Schedule, Scheduler, StreamState};
 use crate::sync::{Context, Legs, Stream, StreamReport, Verdict};
 use crate::workers::Worker;
 
@@ -52,6 +55,8 @@ pub(super) async fn serve(global: &Global, args: &ServeArgs) -> Result<Exit> {
     let interrupt = Interrupt::listen();
     let Some(plan) = Plan::load_patiently(global, args, &interrupt).await? else { return Ok(Exit::Done) };
     let mut server = Server::new(global, args, plan)?;
+    // Whoever asks by HTTP finds the streams from the first moment on.
+    server.say_states();
     if let Some(address) = &args.listen {
         server.listen_on(address).await?;
     }
@@ -71,6 +76,7 @@ pub(super) async fn serve(global: &Global, args: &ServeArgs) -> Result<Exit> {
 struct Plan {
     streams: BTreeMap<String, Stream>,
     schedules: BTreeMap<String, Schedule>,
+    reconciles: BTreeMap<String, Reconcile>,
     context: Context,
     config: Config,
 }
@@ -94,7 +100,7 @@ impl Plan {
         // A pass is tried once: until the next the stream gives its place to others.
         let context = Context::new(lake, args.streams.engine.budget()?, *config.maintenance());
         let streams = resolved.streams.into_iter().map(|stream| (stream.name.clone(), stream)).collect();
-        Ok(Self { streams, schedules: resolved.schedules, context, config })
+        Ok(Self { streams, schedules: resolved.schedules, reconciles: resolved.reconciles, context, config })
     }
 
     /// At the start a source may be down that will be up in a minute. `None`: told to stop meanwhile.
@@ -124,6 +130,7 @@ impl Plan {
                 schedule: schedule.clone(),
                 source: stream.source.name().to_owned(),
                 target: stream.target.as_ref().map(|target| target.connection.name().to_owned()),
+                group: stream.group.as_ref().map(|group| group.name.clone()),
             })
         };
         self.schedules.iter().filter_map(job).collect()
@@ -144,6 +151,9 @@ struct Server<'a> {
     said: Said,
     board: Arc<Board>,
     worker: Option<Worker>,
+    /// Passes that work at once, in groups or alone.
+    permits: Arc<Semaphore>,
+    started: DateTime<Utc>,
 }
 
 impl<'a> Server<'a> {
@@ -168,6 +178,8 @@ impl<'a> Server<'a> {
             said: Said::new(),
             board: Board::new(),
             worker: None,
+            permits: Arc::new(Semaphore::new(args.streams.engine.parallel)),
+            started: Utc::now(),
         };
         server.settle();
         Ok(server)
@@ -194,8 +206,19 @@ impl<'a> Server<'a> {
             None => std::env::var("FRAZIL_TOKEN").ok(),
         };
         let access = Access::new(bound.ip(), token.as_deref())?;
-        output::say(format!("listening on http://{bound}"));
-        tokio::spawn(http::serve(listener, Desk { board: self.board.clone(), history, control }, access));
+        let certificate = match (&self.args.tls_cert, &self.args.tls_key) {
+            (Some(chain), Some(key)) => Some(Certificate::read(chain, key)?),
+            _ => None,
+        };
+        let scheme = if certificate.is_some() { "https" } else { "http" };
+        output::say(format!("listening on {scheme}://{bound}"));
+        if certificate.is_none() && !bound.ip().is_loopback() {
+            output::say(
+                "note: whoever sees the traffic sees the token: give `--tls-cert` and `--tls-key`, unless a proxy before it encrypts",
+            );
+        }
+        let desk = Desk { board: self.board.clone(), history, control };
+        tokio::spawn(http::serve(listener, certificate, desk, access));
         Ok(())
     }
 
@@ -227,23 +250,41 @@ impl<'a> Server<'a> {
             self.listen();
             let now = Utc::now();
             self.share(now);
-            for name in self.scheduler.start(now) {
-                let Some(stream) = self.plan.streams.get(&name).cloned() else { continue };
+            let begun = self.scheduler.start(now);
+            let streams = begun.iter().filter_map(|name| self.plan.streams.get(name).cloned());
+            for unit in units(streams.collect()) {
                 let (context, interrupt) = (self.plan.context.clone(), interrupt.clone());
-                passes.push(async move { (name, pass(&context, stream, Legs::Both, &interrupt).await) });
+                let permits = self.permits.clone();
+                let repairs: Vec<_> = unit.iter().map(|stream| self.reconciles(&stream.name, now)).collect();
+                passes.push(async move {
+                    let mut reports =
+                        passes_of(&context, unit.clone(), Legs::Both, &interrupt, &permits).await;
+                    let mut ended = Vec::new();
+                    for (stream, repair) in unit.into_iter().zip(repairs) {
+                        let report = reports.iter().position(|report| report.stream == stream.name);
+                        let report = report.map(|at| reports.swap_remove(at));
+                        let well = report.as_ref().is_some_and(|report| report.error.is_none());
+                        let reconciled = match repair.filter(|_| well) {
+                            Some(repair) => reconcile(&context, &stream, repair, &interrupt).await,
+                            None => None,
+                        };
+                        ended.push((stream.name, report, reconciled));
+                    }
+                    ended
+                });
             }
             self.say_states();
             let rest = self.rest(Utc::now());
             tokio::select! {
-                Some((name, report)) = passes.next() => self.ended(&name, report)?,
+                Some(unit) = passes.next() => self.ended_together(unit)?,
                 () = tokio::time::sleep(rest) => {}
                 () = hangup.heard() => self.reload("reloading the configuration").await,
                 _ = discover.tick() => self.reload("").await,
                 () = interrupt.wait() => break,
             }
         }
-        while let Some((name, report)) = passes.next().await {
-            self.ended(&name, report)?;
+        while let Some(unit) = passes.next().await {
+            self.ended_together(unit)?;
         }
         self.say_states();
         Ok(())
@@ -290,7 +331,9 @@ impl<'a> Server<'a> {
     /// Finds out which of the streams belong here.
     fn share(&mut self, now: DateTime<Utc>) {
         let Some(worker) = &self.worker else { return };
-        for (name, (place, past)) in worker.exchange(self.scheduler.shares()) {
+        divide_limits(worker.living());
+        let whole_of = |name: &str| self.scheduler.whole_of(name);
+        for (name, (place, past)) in worker.exchange(self.scheduler.shares(), whole_of) {
             self.scheduler.settle(&name, place, past, now);
         }
     }
@@ -327,7 +370,35 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn ended(&mut self, name: &str, report: Option<StreamReport>) -> Result<()> {
+    /// Whether a pass that begins now is followed by a comparison, and then whether that repairs.
+    fn reconciles(&self, stream: &str, now: DateTime<Utc>) -> Option<bool> {
+        let reconcile = self.plan.reconciles.get(stream)?;
+        let last = self.history.as_ref().map_or(Ok(None), |history| history.last_compared(stream));
+        let last = last.unwrap_or_else(|error| {
+            tracing::warn!(%error, stream, "it is not known when places were last compared");
+            None
+        });
+        reconcile.is_due(stream, last.unwrap_or(self.started), now).then_some(reconcile.repair)
+    }
+
+    /// Streams that began together have ended.
+    fn ended_together(
+        &mut self,
+        unit: Vec<(String, Option<StreamReport>, Option<Reconciled>)>,
+    ) -> Result<()> {
+        if self.global.output != Output::Json {
+            let said = unit.iter().find_map(|(_, report, _)| report.as_ref()?.checkpoint.as_ref());
+            said.into_iter().for_each(|done| output::checkpoint(done, &mut self.said));
+        }
+        unit.into_iter().try_for_each(|(name, report, reconciled)| self.ended(&name, report, reconciled))
+    }
+
+    fn ended(
+        &mut self,
+        name: &str,
+        report: Option<StreamReport>,
+        reconciled: Option<Reconciled>,
+    ) -> Result<()> {
         let outcome = report.as_ref().map_or(Outcome::Stopped, outcome);
         self.scheduler.ended(name, Ended { outcome, at: Utc::now() });
         let Some(report) = report else { return Ok(()) };
@@ -338,6 +409,12 @@ impl<'a> Server<'a> {
             _ => output::report(&report, 0, &mut self.said)?,
         }
         if let Some(Err(error)) = self.history.as_ref().map(|history| history.record("serve", &report)) {
+            output::say(format!("warning: {error}"));
+        }
+        let Some(reconciled) = reconciled else { return Ok(()) };
+        self.board.compared(name, reconciled.differences());
+        reconciled.say(self.global.output, self.global.verbose)?;
+        if let Some(Err(error)) = self.history.as_ref().map(|history| history.remember(&reconciled.pass())) {
             output::say(format!("warning: {error}"));
         }
         Ok(())

@@ -26,6 +26,12 @@ pub(super) struct ServeArgs {
     /// other machines can reach the address
     #[arg(long, value_name = "FILE", env = "FRAZIL_TOKEN_FILE", help_heading = "HTTP", requires = "listen")]
     pub token_file: Option<PathBuf>,
+    /// Answer over TLS with this certificate and its chain, as PEM. One that is renewed is taken up
+    #[arg(long, value_name = "FILE", env = "FRAZIL_TLS_CERT", help_heading = "HTTP", requires_all = ["listen", "tls_key"])]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, as PEM
+    #[arg(long, value_name = "FILE", env = "FRAZIL_TLS_KEY", help_heading = "HTTP", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 }
 
 /// What a running server does.

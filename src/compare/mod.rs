@@ -211,6 +211,15 @@ async fn lake_table(context: &Context, stream: &Stream) -> Result<LakeTable> {
     Ok(table)
 }
 
+/// A target that several streams feed holds what all of them have.
+fn refuse_shared(stream: &Stream) -> Result<()> {
+    match stream.shared {
+        None => Ok(()),
+        Some(_) => Err(Error::new(ErrorKind::Unsupported, "a table that several streams feed is not compared with the lake yet")
+            .hint("compare the sources with the lake: `--between source,lake`; `frazil load --full-refresh` puts the table together anew")),
+    }
+}
+
 /// The two, each ready to be read as often as needed.
 struct Places {
     sides: [Side; 2],
@@ -226,6 +235,7 @@ impl Places {
                 Ok(Self { sides: [Side::source(context, stream).await?, lake], snapshot: snapshot.0 })
             }
             Pair::LakeTarget => {
+                refuse_shared(stream)?;
                 let (target, snapshot) = Side::target(context, stream, table).await?;
                 let lake = Side::lake(context, table, snapshot);
                 Ok(Self { sides: [lake, target], snapshot: snapshot.0 })

@@ -115,6 +115,7 @@ pub(super) async fn target(
     let rows = Some(changes.num_rows() as u64);
     let changes = MemoryStream::try_new(vec![changes.clone()], changes.schema(), None)?;
     let merge = Merge {
+        turn: None,
         stream: stream.name.clone(),
         table: wanted,
         from: Some(applied),

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 
-use super::file::Names;
+use super::Names;
 use crate::sync::{Audit, AuditScope};
 
 /// What a change must pass before it is shown in the lake.

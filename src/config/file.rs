@@ -6,20 +6,23 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::MaintenanceEntry;
 use super::audit::AuditEntry;
 use super::conflicts::ConflictsEntry;
 use super::connections::ConnectionEntry;
 use super::lake::LakeEntry;
+use super::names::Names;
+use super::reconcile::ReconcileEntry;
 use super::reject::Limit;
 use super::schedule::ScheduleEntry;
+use super::shared::SharedEntry;
 use super::units;
 use super::values::Values;
 use crate::lake::{DroppedColumns, SchemaContract};
 use crate::schedule::Priority;
-use crate::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, OnGap};
+use crate::source::{BeyondHorizon, ChangeDetection, LogSettings, NullCursor, OnGap, OnSlotLag};
 use crate::sync::{Mode, OnReject, StreamSettings};
 use crate::table::FormatVersion;
 use crate::target::Deletes;
@@ -32,7 +35,7 @@ use crate::target::Deletes;
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = "a map with `connections`, `lake`, `maintenance`, `defaults` and `streams`"
+    expecting = "a map with `connections`, `lake`, `maintenance`, `defaults`, `streams` and `shared`"
 )]
 pub struct File {
     /// Databases by name. Streams refer to them.
@@ -46,6 +49,8 @@ pub struct File {
     /// Tables, or patterns of tables (`public.audit_*`), and their settings. A table takes its settings
     /// from one entry: its own, else the last pattern that matches.
     pub streams: Streams,
+    /// Tables of targets that several streams feed, and which of them goes first.
+    pub shared: Vec<SharedEntry>,
 }
 
 /// The settings of a stream. What is not said comes from `defaults`.
@@ -54,6 +59,8 @@ pub struct File {
 pub struct StreamEntry {
     /// The connection that rows come from.
     pub source: Option<String>,
+    /// The table there, where the stream has another name: two sources may have tables of one name.
+    pub table: Option<String>,
     /// Where rows go to: `connection`, `connection.schema` or `connection.schema.table`, with
     /// `{stream_schema}` and `{stream_table}`. Without it they stay in the lake.
     pub target: Option<String>,
@@ -84,6 +91,13 @@ pub struct StreamEntry {
     pub publication: Option<String>,
     /// Tell when more log than this waits on the server for the stream: `10GiB`.
     pub max_slot_lag: Option<Size>,
+    /// What a pass does that finds more. `tell`: it reads the log, and its report says how much there was.
+    /// `resnapshot`: it drops the slot, so that the server may remove the log, and reads and compares the whole
+    /// table.
+    pub on_slot_lag: Option<OnSlotLag>,
+    /// How much of the log is committed at a time, about, and at least one transaction: `64MiB`. Without it
+    /// what is there comes in one commit, up to half a million changes.
+    pub commit_bytes: Option<Size>,
     /// How values without an exact place in the lake are carried.
     pub values: Option<Values>,
     /// What happens in the target to rows that were deleted.
@@ -130,8 +144,17 @@ pub struct StreamEntry {
     pub schedule: Option<ScheduleEntry>,
     /// How old what the lake shows may be at most, `15m`: `frazil serve` runs the stream as often as that needs.
     pub fresh: Option<Span>,
+    /// How often `frazil serve` commits what the log has, `1s`: with this much from commit to commit. Streams
+    /// with `change: log` that say nothing of when they run are followed so, every ten seconds.
+    pub commit_interval: Option<Span>,
+    /// When `frazil serve` compares source, lake and target after a pass, and makes them alike: `every 24h`. So
+    /// deletes are found that the stream's `change` cannot see.
+    pub reconcile: Option<ReconcileEntry>,
     /// Streams that it waits for. Without `schedule` and `fresh` it runs when all of them have run.
     pub after: Option<Names>,
+    /// Streams of one group are read up to one place of their database's log, and a checkpoint says which
+    /// snapshots show their tables as they were there: `frazil checkpoints`. For `change: log` of Postgres.
+    pub group: Option<String>,
     /// Which stream goes first when not all can.
     pub priority: Option<Priority>,
     /// Leave these tables out.
@@ -141,9 +164,10 @@ pub struct StreamEntry {
 impl StreamEntry {
     /// This, and what it does not say from `below`.
     pub(super) fn over(self, below: &Self) -> Self {
-        // `fresh`, `every` and `cron` are one question; who answers it here is not overruled from below.
+        // `fresh`, `every`, `cron` and `commit_interval` are one question; who answers it here is not overruled from below.
         let schedule = ScheduleEntry::over(&self.schedule, &below.schedule, self.says_when());
         let fresh = self.fresh.or(below.fresh.filter(|_| !self.says_when()));
+        let commit_interval = self.commit_interval.or(below.commit_interval.filter(|_| !self.says_when()));
         macro_rules! first {
             ($($field:ident),*) => { Self { $($field: self.$field.or_else(|| below.$field.clone()),)*
                 values: match (self.values, &below.values) {
@@ -152,10 +176,12 @@ impl StreamEntry {
                 },
                 schedule,
                 fresh,
+                commit_interval,
             } };
         }
         first!(
             source,
+            table,
             target,
             mode,
             primary_key,
@@ -168,6 +194,8 @@ impl StreamEntry {
             slot,
             publication,
             max_slot_lag,
+            on_slot_lag,
+            commit_bytes,
             deletes,
             batch_rows,
             columns,
@@ -183,7 +211,9 @@ impl StreamEntry {
             on_reject,
             max_rejected,
             conflicts,
+            reconcile,
             after,
+            group,
             priority,
             disabled
         )
@@ -191,7 +221,14 @@ impl StreamEntry {
 
     /// Whether it says how often the stream runs.
     pub(super) fn says_when(&self) -> bool {
-        self.fresh.is_some() || self.schedule.as_ref().is_some_and(ScheduleEntry::says_when)
+        self.fresh.is_some()
+            || self.commit_interval.is_some()
+            || self.schedule.as_ref().is_some_and(ScheduleEntry::says_when)
+    }
+
+    /// Whether it is read from the database's own log.
+    pub(super) fn follows_a_log(&self) -> bool {
+        self.change.is_some_and(|change| change.0 == ChangeDetection::Log)
     }
 
     /// The settings that name no place.
@@ -212,6 +249,9 @@ impl StreamEntry {
                 slot: self.slot.clone(),
                 publication: self.publication.clone(),
                 max_lag: self.max_slot_lag.map(|size| size.0),
+                on_slot_lag: self.on_slot_lag.unwrap_or_default(),
+                commit_bytes: self.commit_bytes.map(|size| size.0),
+                up_to: None,
             },
             columns: names(&self.columns),
             filter: self.filter.clone(),
@@ -278,51 +318,6 @@ impl JsonSchema for Streams {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let entry = generator.subschema_for::<StreamEntry>();
         json_schema!({ "type": "object", "additionalProperties": { "anyOf": [entry, { "type": "null" }] } })
-    }
-}
-
-/// One name, or a list of names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names(pub Vec<String>);
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMore;
-
-        impl<'de> Visitor<'de> for OneOrMore {
-            type Value = Names;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name or a list of names")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Names, E> {
-                Ok(Names(vec![name.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Names, A::Error> {
-                let mut names = Vec::new();
-                while let Some(name) = items.next_element()? {
-                    names.push(name);
-                }
-                Ok(Names(names))
-            }
-        }
-
-        deserializer.deserialize_any(OneOrMore)
-    }
-}
-
-impl JsonSchema for Names {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Names".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "One name, or a list of names.",
-            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
-        })
     }
 }
 
@@ -396,7 +391,8 @@ from_text!(ChangeWord, "a way to find changes", |word| match word {
     "tracking" => Ok(ChangeDetection::Tracking),
     "log" => Ok(ChangeDetection::Log),
     "temporal" => Ok(ChangeDetection::Temporal),
-    _ => Err(unknown("change", word, CHANGES, &["trigger"])),
+    "trigger" => Ok(ChangeDetection::Trigger),
+    _ => Err(unknown("change", word, CHANGES, &[])),
 });
 
 /// [`SchemaContract`], with a suggestion for a word that is nearly right.
@@ -423,7 +419,7 @@ from_text!(FormatWord, "a format version", |word| {
 const FORMATS: &[&str] = &["2", "3"];
 const MODES: &[&str] = &["merge", "append", "replace", "scd2", "upsert", "incremental", "full-refresh"];
 const CHANGES: &[&str] =
-    &["auto", "timestamp", "version", "id", "full", "rowversion", "tracking", "log", "temporal"];
+    &["auto", "timestamp", "version", "id", "full", "rowversion", "tracking", "log", "temporal", "trigger"];
 const SCHEMAS: &[&str] = &["evolve", "freeze", "discard_row", "discard_value"];
 
 fn unknown(key: &str, word: &str, known: &[&str], planned: &[&str]) -> String {

@@ -76,6 +76,7 @@ impl Config {
             connections,
             defaults: file.defaults,
             streams: file.streams.0,
+            shared: file.shared,
             above: overrides.stream.clone(),
             path,
             tree,
@@ -101,6 +102,7 @@ impl Config {
         }
         let name = self.adopt("source", from)?;
         let entry = || super::StreamEntry { source: Some(name.clone()), ..Default::default() };
+        self.shared.clear();
         self.streams = overrides.tables.iter().map(|table| (table.clone(), entry())).collect();
         Ok(())
     }

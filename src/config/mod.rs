@@ -15,12 +15,16 @@ mod conflicts;
 mod connections;
 mod decode;
 mod file;
+mod groups;
 mod lake;
 mod load;
 mod maintenance;
+mod names;
+mod reconcile;
 mod reject;
 mod resolve;
 mod schedule;
+mod shared;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -37,10 +41,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeSettings;
 use crate::maintain::Policy;
 
-pub use file::{ChangeWord, File, ModeWord, Names, SchemaWord, Size, Span, StreamEntry};
+pub use file::{ChangeWord, File, ModeWord, SchemaWord, Size, Span, StreamEntry};
 pub use load::environment;
 pub use maintenance::{MaintenanceEntry, RunWord, Settings as MaintenanceSettings};
+pub use names::Names;
 pub use resolve::{Resolved, Selection, TableLister};
+pub use shared::SharedEntry;
 pub use suggest::did_you_mean;
 
 /// A configuration that has been read: connections parsed, streams not yet expanded.
@@ -52,6 +58,7 @@ pub struct Config {
     maintenance: Policy,
     defaults: StreamEntry,
     streams: Vec<(String, StreamEntry)>,
+    shared: Vec<SharedEntry>,
     above: StreamEntry,
     tree: tree::Node,
 }

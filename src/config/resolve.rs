@@ -5,15 +5,18 @@
 //! is named needs no discovery and is missed when it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::groups::Groups;
+use super::reconcile::ReconcileEntry;
 use super::{Config, StreamEntry, conflicts, schedule, shown, suggest};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
-use crate::schedule::Schedule;
-use crate::sync::{Stream, TargetRef, conflicts_of, letters_of};
+use crate::schedule::{Reconcile, Schedule};
+use crate::sync::{Shared, Stream, TargetRef, checkpoints_of, conflicts_of, letters_of};
 use crate::table::TableId;
 
 /// Lists the tables of a source, so that patterns can be expanded.
@@ -39,6 +42,8 @@ pub struct Resolved {
     pub streams: Vec<Stream>,
     /// When each of them runs, by its name.
     pub schedules: BTreeMap<String, Schedule>,
+    /// When the places of some are compared, by their names.
+    pub reconciles: BTreeMap<String, Reconcile>,
     /// What matched nothing.
     pub warnings: Vec<String>,
 }
@@ -54,12 +59,28 @@ impl Config {
         };
         let mut resolved = Resolved::default();
         let entries = self.entries()?;
+        let shared = self.shared(&entries)?;
+        let mut groups = Groups::of(selection);
         for (entry, tables) in self.expand(&entries, &selects, lister, &mut resolved.warnings).await? {
             let schedule = schedule::schedule(&entry.settings)
                 .map_err(|error| self.at_setting(entry.name, "schedule", error))?;
-            for table in tables.into_iter().filter(|table| wanted(table)) {
-                let stream = self.stream(entry, table)?;
+            let reconcile = entry.settings.reconcile.as_ref().map(ReconcileEntry::reconcile).transpose();
+            let reconcile = reconcile.map_err(|error| self.at_setting(entry.name, "reconcile", error))?;
+            groups.expect(entry.settings.group.as_deref(), entry.pattern.exact().is_none());
+            for table in tables {
+                if !wanted(&table) {
+                    groups.leave_out(entry.settings.group.as_deref());
+                    continue;
+                }
+                let mut stream = self.stream(entry, table)?;
+                groups
+                    .take(entry.settings.group.as_deref(), &stream)
+                    .map_err(|error| self.at_setting(entry.name, "group", error))?;
+                stream.shared = shared.get(&stream.name).cloned();
                 resolved.schedules.insert(stream.name.clone(), schedule.clone());
+                resolved
+                    .reconciles
+                    .extend(reconcile.clone().map(|reconcile| (stream.name.clone(), reconcile)));
                 resolved.streams.push(stream);
             }
         }
@@ -72,7 +93,9 @@ impl Config {
             }
             return Err(error);
         }
+        groups.settle(&mut resolved.streams);
         refuse_collisions(&resolved.streams)?;
+        refuse_one_slot(&resolved.streams)?;
         Ok(resolved)
     }
 
@@ -107,6 +130,37 @@ impl Config {
                 Ok(Entry { name, settings, source, pattern })
             })
             .collect()
+    }
+
+    /// Who shares a table with whom, by the names of streams. Of all streams: those that are not selected take
+    /// part as well.
+    fn shared(&self, entries: &[Entry<'_>]) -> Result<BTreeMap<String, Arc<Shared>>> {
+        let mut shared: BTreeMap<String, Arc<Shared>> = BTreeMap::new();
+        for (at, said) in self.shared.iter().enumerate() {
+            let failed = |error: Error| match self.path {
+                Some(_) => error.with("file", self.place(&["shared", &at.to_string()])),
+                None => error,
+            };
+            let tables = said.tables().map_err(failed)?;
+            let stream = |table: &TableId| {
+                let entry = entries.iter().find(|entry| entry.pattern.exact() == Some(table));
+                let entry = entry.filter(|entry| entry.settings.disabled != Some(true)).ok_or_else(|| {
+                    Error::new(ErrorKind::Config, "`shared` names a stream that `streams` does not have")
+                        .with("stream", table)
+                        .hint("each source is a stream of its own, by its name and not by a pattern")
+                })?;
+                self.stream(entry, table.clone())
+            };
+            let streams: Vec<Stream> = tables.iter().map(stream).collect::<Result<_>>().map_err(failed)?;
+            let all = said.shared(&streams).map_err(failed)?;
+            for stream in streams {
+                if shared.insert(stream.name.clone(), all.clone()).is_some() {
+                    let error = Error::new(ErrorKind::Config, "a stream shares one table only");
+                    return Err(failed(error.with("stream", stream.name)));
+                }
+            }
+        }
+        Ok(shared)
     }
 
     /// Which tables each entry stands for.
@@ -150,14 +204,16 @@ impl Config {
                 .filter(|(at, other)| {
                     other.source.name() == source && (other.pattern.exact().is_some() || *at > place)
                 })
-                .map(|(_, other)| &other.pattern)
+                .map(|(_, other)| other)
                 .collect();
             if !all.iter().any(|table| entry.pattern.matches(table)) && named.is_none() {
                 warnings.push(format!("`{}` matches no table of `{source}`", entry.name));
             }
             let tables = all
                 .iter()
-                .filter(|table| entry.pattern.matches(table) && !others.iter().any(|o| o.matches(table)))
+                .filter(|table| {
+                    entry.pattern.matches(table) && !others.iter().any(|other| other.reads(table))
+                })
                 .cloned()
                 .collect();
             expanded.push((entry, tables));
@@ -178,6 +234,14 @@ impl Config {
             }
             None => table.clone(),
         };
+        let source_table = match &entry.settings.table {
+            Some(_) if entry.pattern.exact().is_none() => {
+                let error = Error::new(ErrorKind::Config, "`table` is for one stream, not for a pattern");
+                return Err(self.at_setting(entry.name, "table", error));
+            }
+            Some(text) => text.parse().map_err(|error| self.at_setting(entry.name, "table", error))?,
+            None => table.clone(),
+        };
         let settings = entry.settings.settings();
         if target.is_some() {
             conflicts::check(&settings).map_err(|error| self.at_setting(entry.name, "conflicts", error))?;
@@ -185,9 +249,11 @@ impl Config {
         Ok(Stream {
             name: table.to_string(),
             source: entry.source.clone(),
-            source_table: table,
+            source_table,
             lake_table,
             target,
+            shared: None,
+            group: None,
             settings,
         })
     }
@@ -245,6 +311,16 @@ struct Entry<'a> {
     settings: StreamEntry,
     source: Connection,
     pattern: Pattern,
+}
+
+impl Entry<'_> {
+    /// Whether this is the entry of a table of its source.
+    fn reads(&self, table: &TableId) -> bool {
+        match self.settings.table.as_ref().and_then(|own| own.parse().ok()) {
+            Some(own) => Pattern::Exact(own).matches(table),
+            None => self.pattern.matches(table),
+        }
+    }
 }
 
 /// A table's name, or a pattern of names.
@@ -340,7 +416,7 @@ fn substitute(text: &str, stream: &TableId) -> Result<String> {
 /// Two streams into one table would undo each other's rows.
 fn refuse_collisions(streams: &[Stream]) -> Result<()> {
     let mut lake = BTreeSet::new();
-    let mut targets = BTreeSet::new();
+    let mut targets = BTreeMap::new();
     for stream in streams {
         let id = &stream.lake_table;
         if !lake.insert((id.schema_or("main"), &id.name)) {
@@ -349,24 +425,43 @@ fn refuse_collisions(streams: &[Stream]) -> Result<()> {
                 .hint("give one of them another `lake_table`"));
         }
         let Some(target) = &stream.target else { continue };
-        if !targets.insert((target.connection.name(), &target.table)) {
+        let before = targets.insert((target.connection.name(), &target.table), &stream.shared);
+        if before.is_some_and(|shared| shared.is_none() || *shared != stream.shared) {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!("two streams write the table `{}` of `{}`", target.table, target.connection.name()),
             )
             .with("stream", &stream.name)
-            .hint("keep schemas apart with `target: dwh.{stream_schema}`, or name the table"));
+            .hint("keep schemas apart with `target: dwh.{stream_schema}`, or say under `shared` which of them goes first"));
         }
     }
     // What cannot be carried, and who else changed rows, is written down in tables beside a stream's own.
     for stream in streams {
         let of = &stream.lake_table;
+        let checkpoints = stream.group.as_ref().map(|group| checkpoints_of(&group.name));
         let beside = [letters_of(of), conflicts_of(of)];
-        if let Some(taken) = beside.iter().find(|id| lake.contains(&(id.schema_or("main"), &id.name))) {
+        if let Some(taken) =
+            beside.iter().chain(&checkpoints).find(|id| lake.contains(&(id.schema_or("main"), &id.name)))
+        {
             let message =
                 format!("the lake table `{taken}` is kept for what the stream `{}` notes", stream.name);
             return Err(Error::new(ErrorKind::Config, message)
                 .hint("give the stream that writes it another `lake_table`"));
+        }
+    }
+    Ok(())
+}
+
+/// Two readers of one slot would each find what the other one left.
+fn refuse_one_slot(streams: &[Stream]) -> Result<()> {
+    let mut slots = BTreeMap::new();
+    for stream in streams {
+        let Some(slot) = &stream.settings.log.slot else { continue };
+        if let Some(other) = slots.insert((stream.source.name(), slot), &stream.name) {
+            return Err(Error::new(ErrorKind::Config, format!("two streams read the slot `{slot}`"))
+                .with("stream", &stream.name)
+                .with("other stream", other)
+                .hint("give each its own, or leave `slot` out: then it makes one"));
         }
     }
     Ok(())

@@ -10,14 +10,19 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::Names;
 use super::StreamEntry;
-use super::file::{Names, Span};
+use super::file::Span;
 use super::units;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::{self, Blackout, Cadence, CatchUp, Schedule};
 
 /// The shortest time from one start of a stream to its next: a pass that finds nothing takes a tenth of it.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// A log is followed in passes of this distance, when nothing is said: each makes a snapshot, and maintenance
+/// has to keep up with them.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When a stream runs, as the file says it.
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
@@ -71,14 +76,19 @@ pub(super) fn schedule(entry: &StreamEntry) -> Result<Schedule> {
     let said = entry.schedule.clone().unwrap_or_default().0;
     let wrong = |message: &str| Error::new(ErrorKind::Config, message);
     let after = entry.after.as_ref().map(|names| names.0.clone()).unwrap_or_default();
-    let cadence = match (said.cron, said.every, entry.fresh) {
-        (Some(CronWord(cron)), None, None) => Cadence::Cron(Box::new(cron)),
-        (None, Some(Span(every)), None) => Cadence::Every(every),
-        (None, None, Some(Span(fresh))) => Cadence::Fresh(fresh),
-        (None, None, None) if !after.is_empty() => Cadence::After,
-        (None, None, None) => Cadence::Never,
+    let cadence = match (said.cron, said.every, entry.fresh, entry.commit_interval) {
+        (Some(CronWord(cron)), None, None, None) => Cadence::Cron(Box::new(cron)),
+        (None, Some(Span(every)), None, None) | (None, None, None, Some(Span(every))) => {
+            Cadence::Every(every)
+        }
+        (None, None, Some(Span(fresh)), None) => Cadence::Fresh(fresh),
+        (None, None, None, None) if !after.is_empty() => Cadence::After,
+        (None, None, None, None) if entry.follows_a_log() => Cadence::Every(COMMIT_INTERVAL),
+        (None, None, None, None) => Cadence::Never,
         _ => {
-            return Err(wrong("a stream runs by `cron`, by `every` or by `fresh`, and by one of them only"));
+            return Err(wrong(
+                "a stream runs by `cron`, `every`, `fresh` or `commit_interval`, and by one of them only",
+            ));
         }
     };
     if let Cadence::Every(span) | Cadence::Fresh(span) = cadence

@@ -234,13 +234,109 @@ fn two_streams_never_write_one_table() {
         "  public.orders: { target: shop }\n  sales.orders: { target: shop }\n",
         expect![[r#"
         config: two streams write the table `orders` of `shop` (stream: sales.orders)
-          hint: keep schemas apart with `target: dwh.{stream_schema}`, or name the table
+          hint: keep schemas apart with `target: dwh.{stream_schema}`, or say under `shared` which of them goes first
     "#]],
+    );
+    check_streams(
+        "  public.orders: { change: log, slot: one }\n  public.customers: { change: log, slot: one }\n",
+        expect![[r#"
+            config: two streams read the slot `one` (stream: public.customers, other stream: public.orders)
+              hint: give each its own, or leave `slot` out: then it makes one
+        "#]],
     );
     check_streams(
         "  public.orders: {}\n  public.orders__dead_letters: {}\n",
         expect![[r#"
         config: the lake table `public.orders__dead_letters` is kept for what the stream `public.orders` notes
+          hint: give the stream that writes it another `lake_table`
+    "#]],
+    );
+}
+
+/// Each group: its streams, and whether these are all.
+fn groups_of(streams: &str, select: &[&str]) -> Vec<(String, Vec<String>, bool)> {
+    let text = format!(
+        "connections:\n  shop: postgres://db.example/shop\ndefaults: {{ source: shop, change: log }}\nstreams:\n{streams}"
+    );
+    let select = select.iter().map(|name| (*name).to_owned()).collect();
+    let resolved =
+        outcome(&text, &Overrides::default(), &Selection { select, ..Selection::default() }).unwrap();
+    let mut groups: Vec<_> = resolved
+        .streams
+        .iter()
+        .filter_map(|stream| stream.group.as_ref())
+        .map(|group| (group.name.clone(), group.streams.iter().cloned().collect(), group.whole))
+        .collect();
+    groups.dedup();
+    groups
+}
+
+#[test]
+fn a_group_knows_its_streams_and_whether_these_are_all() {
+    let both =
+        "  public.orders: { group: shop }\n  public.customers: { group: shop }\n  public.secrets: {}\n";
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let shop = |streams: &[&str], whole| vec![("shop".to_owned(), names(streams), whole)];
+    let all = shop(&["public.customers", "public.orders"], true);
+    assert_eq!(groups_of(both, &[]), all);
+    assert_eq!(groups_of(both, &["public.orders", "public.customers"]), all);
+    assert_eq!(groups_of(both, &["public.[oc]*"]), all);
+    assert_eq!(groups_of(both, &["public.orders"]), shop(&["public.orders"], false));
+    assert_eq!(groups_of(both, &["public.secrets"]), []);
+    let pattern = "  public.audit_*: { group: shop }\n";
+    assert_eq!(groups_of(pattern, &[]), shop(&["public.audit_a", "public.audit_b"], true));
+    // Whether the pattern has more tables is not known: they are not listed for a run of two.
+    let two = ["public.audit_a", "public.audit_b"];
+    assert_eq!(groups_of(pattern, &two), shop(&two, false));
+}
+
+#[test]
+fn what_cannot_be_in_a_group_is_refused() {
+    let streams = |streams: &str| {
+        format!(
+            "connections:\n  shop: postgres://db.example/shop\n  other: postgres://db.example/other\n  my: mariadb://db.example/shop\n\
+             defaults: {{ source: shop, change: log, group: g }}\nstreams:\n{streams}"
+        )
+    };
+    check(
+        &streams("  public.orders: { change: timestamp }\n"),
+        expect![[r#"
+        config: `group` needs `change: log` (change: timestamp, stream: public.orders, file: frazil.yaml:5:47)
+          hint: only a log says which changes were committed together: set `change: log`, or leave `group` out
+    "#]],
+    );
+    check(
+        &streams("  public.orders: {}\n  public.customers: { source: other }\n"),
+        expect![[r#"
+        config: the group `g` has streams of two connections, `shop` and `other` (stream: public.customers, file: frazil.yaml:5:47)
+          hint: each database has a log of its own, so that no place is in both: make two groups
+    "#]],
+    );
+    check(
+        &streams("  orders: { source: my }\n"),
+        expect![[r#"
+        config: `group` is for `change: log` of Postgres (connection: my, stream: orders, file: frazil.yaml:5:47)
+          hint: a pass through the log of other databases cannot end at a place that was chosen: leave `group` out
+    "#]],
+    );
+    check(
+        &streams("  public.orders: { mode: append }\n"),
+        expect![[r#"
+        config: `group` needs `mode: merge` (stream: public.orders, file: frazil.yaml:5:47)
+          hint: a checkpoint shows tables as they were: leave `mode` or `group` out
+    "#]],
+    );
+    check(
+        &streams("  public.orders: { group: 'a b' }\n"),
+        expect![[r#"
+        config: a group cannot be named so (stream: public.orders, file: frazil.yaml:7:27)
+          hint: begin with a letter, go on with letters, digits and `_`: `shop`
+    "#]],
+    );
+    check(
+        &streams("  public.orders: { lake_table: main.g__checkpoints }\n"),
+        expect![[r#"
+        config: the lake table `g__checkpoints` is kept for what the stream `public.orders` notes
           hint: give the stream that writes it another `lake_table`
     "#]],
     );

@@ -7,10 +7,12 @@
 //! ```
 //!
 //! Clones of a [`Connection`](super::Connection) share one [`Limiter`], and so do all streams of a process
-//! that read from it. Several processes do not know of each other.
+//! that read from it. Workers that share streams divide the limits among themselves: each has its part of the
+//! rates and of the places, and one place at least. Other processes do not know of each other.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -46,7 +48,15 @@ pub struct Limiter {
     limits: Limits,
     rows: Option<Mutex<Bucket>>,
     bytes: Option<Mutex<Bucket>>,
-    places: Option<Arc<Semaphore>>,
+    places: Option<Arc<Places>>,
+}
+
+/// Places of this process, some of which may be lent to other workers.
+#[derive(Debug)]
+struct Places {
+    all: usize,
+    lent: Mutex<usize>,
+    here: Arc<Semaphore>,
 }
 
 /// A place among the connections, until it is dropped.
@@ -55,8 +65,23 @@ pub struct Place {
     _held: Option<OwnedSemaphorePermit>,
 }
 
+/// Among how many workers limits are divided.
+static WORKERS: AtomicUsize = AtomicUsize::new(1);
+
 /// Those of this process, by the names of their connections.
 static ALL: Mutex<BTreeMap<String, Weak<Limiter>>> = Mutex::new(BTreeMap::new());
+
+/// Divides all limits of this process among so many workers, of which it is one.
+pub fn divide_limits(workers: usize) {
+    let workers = workers.max(1);
+    if WORKERS.swap(workers, Ordering::Relaxed) == workers {
+        return;
+    }
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    for places in all.values().filter_map(Weak::upgrade).filter_map(|limiter| limiter.places.clone()) {
+        places.divide(workers);
+    }
+}
 
 impl Limiter {
     /// The one of a connection. A configuration that is read again goes on with the one that there was, as
@@ -69,6 +94,9 @@ impl Limiter {
             return known;
         }
         let limiter = Arc::new(Self::new(limits));
+        if let Some(places) = &limiter.places {
+            places.divide(WORKERS.load(Ordering::Relaxed));
+        }
         all.insert(connection.to_owned(), Arc::downgrade(&limiter));
         limiter
     }
@@ -78,7 +106,7 @@ impl Limiter {
         let bucket = |rate: Option<NonZeroU64>| {
             rate.map(|rate| Mutex::new(Bucket::new(rate.get() as f64, Instant::now())))
         };
-        let places = limits.connections.map(|most| Arc::new(Semaphore::new(most.get())));
+        let places = limits.connections.map(|most| Arc::new(Places::new(most.get())));
         Self { rows: bucket(limits.rows_per_second), bytes: bucket(limits.bytes_per_second), places, limits }
     }
 
@@ -90,9 +118,11 @@ impl Limiter {
     /// Waits until so many rows and bytes that were read are within the rates.
     pub async fn spend(&self, rows: u64, bytes: u64) {
         let now = Instant::now();
+        let workers = WORKERS.load(Ordering::Relaxed) as f64;
         let wait = |bucket: &Option<Mutex<Bucket>>, amount: u64| {
             let bucket = bucket.as_ref()?;
-            Some(bucket.lock().unwrap_or_else(PoisonError::into_inner).take(amount as f64, now))
+            // To have a part of a rate is to pay more for each row.
+            Some(bucket.lock().unwrap_or_else(PoisonError::into_inner).take(amount as f64 * workers, now))
         };
         let waits = [wait(&self.rows, rows), wait(&self.bytes, bytes)];
         let longest = waits.into_iter().flatten().max().unwrap_or_default();
@@ -104,7 +134,7 @@ impl Limiter {
     /// Waits for a place among the connections.
     pub async fn enter(&self) -> Result<Place> {
         let Some(places) = &self.places else { return Ok(Place { _held: None }) };
-        let waited = tokio::time::timeout(PATIENCE, Arc::clone(places).acquire_owned()).await;
+        let waited = tokio::time::timeout(PATIENCE, Arc::clone(&places.here).acquire_owned()).await;
         match waited {
             Ok(Ok(held)) => Ok(Place { _held: Some(held) }),
             _ => Err(Error::new(ErrorKind::Transient, "all connections that `limits` allows are in use")
@@ -117,10 +147,34 @@ impl Limiter {
         let more = |_| match &self.places {
             None => Some(Place { _held: None }),
             Some(places) => {
-                Arc::clone(places).try_acquire_owned().ok().map(|held| Place { _held: Some(held) })
+                Arc::clone(&places.here).try_acquire_owned().ok().map(|held| Place { _held: Some(held) })
             }
         };
         (0..most).map_while(more).collect()
+    }
+}
+
+impl Places {
+    fn new(all: usize) -> Self {
+        Self { all, lent: Mutex::new(0), here: Arc::new(Semaphore::new(all)) }
+    }
+
+    /// Keeps a part of the places. Those that are taken now go when they are given back.
+    fn divide(&self, workers: usize) {
+        let kept = (self.all / workers).max(1);
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *lent, self.all - kept);
+        if *lent < before {
+            self.here.add_permits(before - *lent);
+        }
+        for _ in before..*lent {
+            let here = Arc::clone(&self.here);
+            tokio::spawn(async move {
+                if let Ok(place) = here.acquire_owned().await {
+                    place.forget();
+                }
+            });
+        }
     }
 }
 
@@ -176,6 +230,26 @@ mod tests {
         drop(first);
         limiter.enter().await.unwrap();
         assert_eq!(Limiter::new(Limits::default()).enter_more(7).len(), 7);
+    }
+
+    #[tokio::test]
+    async fn workers_divide_places_and_get_them_back() {
+        let places = Places::new(5);
+        let held: Vec<_> = (0..4).map(|_| Arc::clone(&places.here).try_acquire_owned().unwrap()).collect();
+        let free = async |expected: usize| {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(places.here.available_permits(), expected);
+        };
+        places.divide(2);
+        free(0).await;
+        drop(held);
+        free(2).await;
+        places.divide(9);
+        free(1).await;
+        places.divide(1);
+        free(5).await;
     }
 
     #[test]

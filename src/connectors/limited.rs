@@ -12,9 +12,11 @@ use futures::StreamExt;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::connection::{Limiter, Place};
-use crate::delta::Watermark;
+use crate::delta::{LogPlace, Watermark};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Finding, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source, Strain};
+use crate::source::{
+    Arrangement, Finding, Goal, Portion, ReadPlan, ReadRequest, Reading, RowStream, Source, Strain,
+};
 use crate::table::{TableDescription, TableId};
 
 /// How often the database is asked whether it is under strain: a cheap query, and nobody waits longer for us
@@ -87,6 +89,18 @@ impl Source for Limited {
         self.enter().await?.preflight(request).await
     }
 
+    async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
+        self.enter().await?.arrange(request, goal).await
+    }
+
+    async fn execute(&self, arrangement: &Arrangement) -> Result<()> {
+        self.enter().await?.execute(arrangement).await
+    }
+
+    async fn end_of_log(&self) -> Result<Option<LogPlace>> {
+        self.enter().await?.end_of_log().await
+    }
+
     async fn strain(&self) -> Result<Strain> {
         self.enter().await?.strain().await
     }
@@ -117,6 +131,14 @@ impl Reading for LimitedReading {
             streams: portion.streams.into_iter().map(|rows| paced(rows, &self.gauge)).collect(),
             ..portion
         }))
+    }
+
+    fn reached(&self) -> Option<LogPlace> {
+        self.inner.reached()
+    }
+
+    fn again(&self) -> bool {
+        self.inner.again()
     }
 }
 
@@ -185,5 +207,33 @@ impl Gauge {
             return Ok(Some(format!("{waiting} sessions wait for locks")));
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The names of functions in a part of a file.
+    fn functions(text: &str, from: &str) -> Vec<String> {
+        let part = text.split_once(from).unwrap().1.split("\n}\n").next().unwrap();
+        let name = |line: &str| {
+            let line = line.trim_start();
+            let rest = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))?;
+            Some(rest.split('(').next()?.to_owned())
+        };
+        part.lines().filter_map(name).collect()
+    }
+
+    /// A method with a body of its own in the trait would be asked of this wrapper and not of the source.
+    #[test]
+    fn every_method_of_a_source_is_forwarded() {
+        let (source, here) = (include_str!("../source.rs"), include_str!("limited.rs"));
+        for (of, by) in [
+            ("pub trait Source: ", "impl Source for Limited {"),
+            ("pub trait Reading: ", "impl Reading for LimitedReading {"),
+        ] {
+            let methods = functions(source, of);
+            assert!(methods.len() > 1, "{of}: {methods:?}");
+            assert_eq!(functions(here, by), methods, "{of}");
+        }
     }
 }

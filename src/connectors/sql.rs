@@ -12,27 +12,37 @@
 //! lake renamed are found by [`Renames`].
 
 mod beside;
+mod changes;
 mod loading;
 mod names;
 mod position;
 mod reading;
+mod refused;
 mod renames;
+mod triggers;
 mod unfit;
 mod versions;
 
-pub use beside::{Comparison, Plan, Sides};
+pub use beside::{Beside, Comparison, Plan, Sided, Sides};
+pub use changes::{Changes, NULL, Share, UNCHANGED, fields, with_ops};
 pub(super) use loading::json;
 pub use loading::{
-    DELETED_AT, History, check_changes, check_changes_with_base, check_changes_with_letters, lake_ids,
-    mark_deleted,
+    DELETED_AT, Hears, History, check_changes, check_changes_with_base, check_changes_with_letters,
+    check_key, lake_ids, made, mark_deleted,
 };
 pub use names::{missing_column, missing_table, named_for_change};
 pub(crate) use position::as_text;
 pub use position::{Number, Stored};
 pub use reading::{
-    Pool, Queue, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, lock, replaced_values,
+    Pool, Queue, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, beyond, lock, replaced_values,
+    up_to,
 };
+pub use refused::{Attempts, by_halves, with_letters};
 pub use renames::Renames;
+pub use triggers::{
+    InstalledParts, SILENT_DAYS, TriggerNames, cast_ops, forget_reader, installed_already, installed_anew,
+    nothing_installed, other_reader, silent_reader,
+};
 pub use unfit::Unfit;
 pub use versions::{Ended, check_versions, endings, keep_versions};
 
@@ -342,7 +352,7 @@ pub(super) fn foreign_change(database: &str, request: &ReadRequest) -> Error {
     let message = format!("`change: {}` is not for {database}", request.change.name());
     Error::new(ErrorKind::Config, message)
         .with("table", &request.table)
-        .hint("use `auto`, `timestamp`, `id`, `version` or `full`")
+        .hint("use `auto`, `timestamp`, `id`, `version`, `trigger` or `full`")
 }
 
 /// Counts the rows of a table, named as it stands in a statement, that meet the user's own condition.

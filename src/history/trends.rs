@@ -28,6 +28,11 @@ pub struct Trend {
     pub whole_seconds: Option<f64>,
     /// What the incremental ones took less than as many whole ones; unknown until there are both.
     pub saved_seconds: Option<f64>,
+    /// Seconds from a commit in the source to where the change had to go: of the oldest change of each pass, on
+    /// average; none, where the source does not say when it commits.
+    pub latency_seconds: Option<f64>,
+    /// The longest of them.
+    pub longest_latency_seconds: Option<f64>,
     /// Rows that came late.
     pub late: u64,
     /// The `lag` that would find nearly all like them, in seconds; none, where nothing came late.
@@ -39,7 +44,7 @@ with good as (
     select *, read_whole = 0 and verdict in ('done', 'nothing_to_do') as incremental,
         read_whole = 1 and verdict in ('done', 'nothing_to_do') as whole
     from passes
-    where (?1 = '[]' or stream in (select value from json_each(?1))) and (?2 is null or started_at >= ?2)
+    where verb <> 'compare' and (?1 = '[]' or stream in (select value from json_each(?1))) and (?2 is null or started_at >= ?2)
 )
 select stream, count(*) as passes, sum(verdict in ('failed', 'conflict')) as failed,
     coalesce(sum(rows_extracted), 0) as rows,
@@ -47,6 +52,7 @@ select stream, count(*) as passes, sum(verdict in ('failed', 'conflict')) as fai
     avg(seconds) filter (where incremental) as incremental_seconds,
     count(*) filter (where whole) as whole,
     avg(seconds) filter (where whole) as whole_seconds,
+    avg(latency) as latency, max(latency) as longest_latency,
     json_group_array(late) filter (where late is not null) as late
 from good group by stream order by stream";
 
@@ -79,6 +85,8 @@ fn trend(row: &Row<'_>) -> rusqlite::Result<Trend> {
         whole: count("whole")?,
         whole_seconds,
         saved_seconds: both.map(|(whole, changes)| (whole - changes) * incremental as f64),
+        latency_seconds: row.get("latency")?,
+        longest_latency_seconds: row.get("longest_latency")?,
         late: late.rows,
         suggested_lag_seconds: late.suggested_lag().map(|lag| lag.as_secs()),
     })

@@ -7,14 +7,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+
+use super::tls::{Certificate, Wire};
 
 /// Connections at the same time: some dashboards and some people.
 pub(super) const MOST_CONNECTIONS: usize = 64;
@@ -24,13 +26,20 @@ pub(super) const LONGEST: Duration = Duration::from_secs(30);
 /// Lets connections in.
 pub(super) struct Door {
     listener: TcpListener,
+    certificate: Option<Certificate>,
     places: Arc<Semaphore>,
     longest: Duration,
 }
 
 impl Door {
-    pub(super) fn new(listener: TcpListener, most: usize, longest: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(most)), longest }
+    /// Connections are encrypted where there is a certificate.
+    pub(super) fn new(
+        listener: TcpListener,
+        certificate: Option<Certificate>,
+        most: usize,
+        longest: Duration,
+    ) -> Self {
+        Self { listener, certificate, places: Arc::new(Semaphore::new(most)), longest }
     }
 }
 
@@ -41,8 +50,13 @@ impl Listener for Door {
     async fn accept(&mut self) -> (Guest, SocketAddr) {
         let place = self.places.clone().acquire_owned().await.expect("nobody closes the door");
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        // Here it only begins: whoever is slow to agree keeps nobody waiting.
+        let wire = match &self.certificate {
+            Some(certificate) => Wire::Greeting(Box::new(certificate.greet(stream))),
+            None => Wire::Plain(stream),
+        };
         let leaves = Box::pin(tokio::time::sleep(self.longest));
-        (Guest { stream, leaves, _place: place }, address)
+        (Guest { wire, leaves, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -52,7 +66,7 @@ impl Listener for Door {
 
 /// A connection that was let in.
 pub(super) struct Guest {
-    stream: TcpStream,
+    wire: Wire,
     leaves: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
@@ -66,27 +80,28 @@ impl AsyncRead for Guest {
         if self.leaves.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, out)
+        ready!(self.wire.poll_open(cx))?.poll_read(cx, out)
     }
 }
 
 impl AsyncWrite for Guest {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        ready!(self.wire.poll_open(cx))?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(self.wire.poll_open(cx))?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(self.wire.poll_open(cx))?.poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -94,7 +109,7 @@ mod tests {
     async fn who_says_nothing_leaves_and_makes_place() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut door = Door::new(listener, 1, Duration::from_millis(50));
+        let mut door = Door::new(listener, None, 1, Duration::from_millis(50));
         let _silent = TcpStream::connect(address).await.unwrap();
         let _waiting = TcpStream::connect(address).await.unwrap();
         let (mut first, _) = door.accept().await;

@@ -18,7 +18,10 @@ pub(super) struct Totals {
     deleted: u64,
     rejected: u64,
     conflicts: u64,
+    pub(super) differences: u64,
     file_bytes: u64,
+    /// Of the last pass that brought changes, in seconds.
+    latency: Option<f64>,
 }
 
 impl Totals {
@@ -27,6 +30,7 @@ impl Totals {
         self.seconds += report.seconds;
         self.rejected += report.rejected();
         self.conflicts += report.conflicts();
+        self.latency = report.latency().or(self.latency);
         if let Some(extract) = &report.extract {
             self.extracted += extract.rows;
             self.file_bytes += extract.file_bytes;
@@ -41,7 +45,7 @@ impl Totals {
 /// One number of a stream, and what it is.
 type Counter = (&'static str, &'static str, fn(&Totals) -> f64);
 
-const COUNTERS: [Counter; 7] = [
+const COUNTERS: [Counter; 8] = [
     ("frazil_pass_seconds_total", "Time spent in passes.", |totals| totals.seconds),
     ("frazil_rows_extracted_total", "Rows committed to the lake.", |totals| totals.extracted as f64),
     ("frazil_file_bytes_total", "Bytes of the data files that hold them.", |totals| totals.file_bytes as f64),
@@ -49,6 +53,9 @@ const COUNTERS: [Counter; 7] = [
     ("frazil_rows_deleted_total", "Rows deleted in targets, or marked so.", |totals| totals.deleted as f64),
     ("frazil_rows_rejected_total", "Rows that became dead letters.", |totals| totals.rejected as f64),
     ("frazil_conflicts_total", "Rows that source and target both changed.", |totals| totals.conflicts as f64),
+    ("frazil_differences_total", "Keys that comparisons found different.", |totals| {
+        totals.differences as f64
+    }),
 ];
 
 /// A time of a stream, and what it is.
@@ -71,6 +78,11 @@ pub(super) fn text(states: &[StreamState], totals: &BTreeMap<String, Totals>) ->
         for (stream, totals) in totals {
             page.line(name, &[("stream", stream)], number(totals));
         }
+    }
+    let help = "From the commit of the oldest change in the source to where it had to go, in the last pass with changes.";
+    page.head("frazil_stream_latency_seconds", "gauge", help);
+    for (stream, latency) in totals.iter().filter_map(|(stream, totals)| Some((stream, totals.latency?))) {
+        page.line("frazil_stream_latency_seconds", &[("stream", stream)], latency);
     }
     page.head("frazil_stream_state", "gauge", "What each stream is doing: 1 at that state.");
     for state in states {
@@ -171,6 +183,7 @@ mod tests {
             frazil_rows_deleted_total{stream="a"} 0
             frazil_rows_rejected_total{stream="a"} 0
             frazil_conflicts_total{stream="a"} 0
+            frazil_differences_total{stream="a"} 0
             frazil_stream_state{stream="a\"b",state="running"} 1
             frazil_stream_running_since_timestamp_seconds{stream="a\"b"} 1.5"#]]
         .assert_eq(&lines.collect::<Vec<_>>().join("\n"));

@@ -14,6 +14,7 @@
 mod access;
 mod door;
 mod metrics;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ pub use access::Access;
 use access::Asker;
 use door::{Door, LONGEST, MOST_CONNECTIONS};
 use metrics::Totals;
+pub use tls::Certificate;
 
 /// A server that has not looked at its streams for so long hangs. It looks every second; listing the
 /// tables of a slow source may keep it from that for a while.
@@ -106,6 +108,11 @@ impl Board {
         shown.totals.entry(report.stream.clone()).or_default().add(report);
     }
 
+    /// Notes how many keys a comparison found different.
+    pub fn compared(&self, stream: &str, differences: u64) {
+        self.shown().totals.entry(stream.to_owned()).or_default().differences += differences;
+    }
+
     fn shown(&self) -> MutexGuard<'_, Shown> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,8 +129,8 @@ pub struct Desk {
     pub control: PathBuf,
 }
 
-/// Answers requests until the process ends.
-pub async fn serve(listener: TcpListener, desk: Desk, access: Access) {
+/// Answers requests until the process ends, over TLS where there is a certificate.
+pub async fn serve(listener: TcpListener, certificate: Option<Certificate>, desk: Desk, access: Access) {
     let guarded = Router::new()
         .route("/streams", get(streams))
         .route("/streams/{name}/{wish}", post(wish))
@@ -131,7 +138,7 @@ pub async fn serve(listener: TcpListener, desk: Desk, access: Access) {
         .route("/metrics", get(show_metrics))
         .layer(middleware::from_fn_with_state(Arc::new(access), access::guard));
     let app = Router::new().route("/health", get(health)).merge(guarded).fallback(nothing).with_state(desk);
-    let door = Door::new(listener, MOST_CONNECTIONS, LONGEST);
+    let door = Door::new(listener, certificate, MOST_CONNECTIONS, LONGEST);
     // It ends only by an error of the listener, and it sleeps over those itself.
     let _ = axum::serve(door, app).await;
 }

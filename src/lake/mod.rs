@@ -83,7 +83,7 @@ pub use evolve::{DroppedColumns, Evolution, Fate, SchemaContract, Wanted};
 pub use inspect::{FileInfo, HistoryEntry, ManifestInfo, PartitionInfo};
 pub use lateness::{EventOrder, Lateness, micros};
 pub use outbox::OUTBOX;
-pub use refs::{RefInfo, RefKind, is_ref_name};
+pub use refs::{RefInfo, RefKind, is_ref_name, our_name};
 pub use storage::Stores;
 pub use upkeep::{
     Expired, Health, Layout, ORPHAN_AGE, Orphan, Orphans, Reason, RegisteredTarget, Retention, Rewrite,

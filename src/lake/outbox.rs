@@ -25,8 +25,8 @@ use crate::error::Result;
 /// Snapshot summary of the commit, and the table property that keeps it when the snapshot expires.
 pub const OUTBOX: &str = "frazil.outbox";
 
-/// Files aside are no kind of file that orphans are looked for among: a note may wait for long.
-const KIND: &str = "jsonl";
+/// How files aside end. A note may wait for long, so they are orphans only if no note names them.
+pub(super) const KIND: &str = ".jsonl";
 
 impl LakeTable {
     /// The newest note that was committed.
@@ -34,9 +34,18 @@ impl LakeTable {
         self.property(OUTBOX)
     }
 
+    /// Whether a note names the file at this path: the newest, or one of a branch that is not shown yet.
+    pub(super) fn is_handed_on(&self, path: &str) -> bool {
+        let Some(name) = path.rsplit('/').next().filter(|name| name.ends_with(KIND)) else { return false };
+        let of_snapshots = self.table.metadata().snapshots();
+        let of_snapshots =
+            of_snapshots.filter_map(|snapshot| snapshot.summary().additional_properties.get(OUTBOX));
+        self.outbox().into_iter().chain(of_snapshots.map(String::as_str)).any(|note| note.contains(name))
+    }
+
     /// Writes a file for a note, and says where it is. Nobody reads it before a commit names it.
     pub async fn put_aside(&self, bytes: Vec<u8>) -> Result<String> {
-        let file = format!("{}/outbox-{}.{KIND}", self.data_location(), Uuid::new_v4());
+        let file = format!("{}/outbox-{}{KIND}", self.data_location(), Uuid::new_v4());
         let (store, path) = self.stores.resolve(&file)?;
         match store.put(&path, bytes.into()).await {
             Ok(_) => Ok(file),

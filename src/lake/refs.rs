@@ -102,6 +102,31 @@ impl LakeTable {
         self.change_refs(vec![self.ref_is(name, Some(reference.snapshot_id))], vec![update]).await
     }
 
+    /// Gives a snapshot a name of our own that keeps it from expiring, and takes other names away, in one swap.
+    /// What is so already stays so. Names come from [`our_name`].
+    pub async fn pin(&mut self, pin: Option<(&str, SnapshotId)>, gone: &[String]) -> Result<()> {
+        let known = self.references();
+        let (mut requirements, mut updates) = (Vec::new(), Vec::new());
+        if let Some((name, at)) =
+            pin.filter(|(name, at)| known.get(*name).is_none_or(|it| it.snapshot_id != at.0))
+        {
+            if self.table.metadata().snapshot_by_id(at.0).is_none() {
+                return Err(self.no_snapshot(at));
+            }
+            requirements.push(self.ref_is(name, known.get(name).map(|it| it.snapshot_id)));
+            // Without a time of its own: whoever pinned it lets it go.
+            let reference =
+                SnapshotReference::new(at.0, SnapshotRetention::Tag { max_ref_age_ms: Some(i64::MAX) });
+            updates.push(TableUpdate::SetSnapshotRef { ref_name: name.to_owned(), reference });
+        }
+        for name in gone {
+            let Some(reference) = known.get(name).filter(|it| !it.is_branch()) else { continue };
+            requirements.push(self.ref_is(name, Some(reference.snapshot_id)));
+            updates.push(TableUpdate::RemoveSnapshotRef { ref_name: name.clone() });
+        }
+        if updates.is_empty() { Ok(()) } else { self.change_refs(requirements, updates).await }
+    }
+
     /// Makes an older snapshot the current one, and its position the table's. The snapshots after it
     /// stay readable by id until they expire.
     pub async fn roll_back(&mut self, to: SnapshotId) -> Result<()> {
@@ -190,6 +215,11 @@ impl LakeTable {
 pub(super) fn references(metadata: &TableMetadata) -> BTreeMap<String, SnapshotReference> {
     let metadata = serde_json::to_value(metadata).unwrap_or_default();
     serde_json::from_value(metadata["refs"].clone()).unwrap_or_default()
+}
+
+/// A name that users cannot give.
+pub fn our_name(rest: &str) -> String {
+    format!("{OUR_NAMES}{rest}")
 }
 
 /// Whether a text can be the name of a tag or branch, and neither a snapshot id nor a time.

@@ -1,13 +1,16 @@
-//! Which moment of the past: a snapshot's id, a time, or the name of a tag or branch.
+//! Which moment of the past: a snapshot's id, a time, the name of a tag or branch, or snapshots that belong together.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use uuid::Uuid;
 
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::{LakeTable, is_ref_name};
+use crate::lake::{DEFAULT_NAMESPACE, LakeTable, SnapshotInfo, is_ref_name};
+use crate::table::TableId;
 
 /// A moment of a table's past.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,44 @@ pub enum AsOf {
     Timestamp(DateTime<Utc>),
     /// What a tag or branch stands for.
     Ref(String),
+    /// The snapshots of some tables that show them together as they were.
+    Together(Arc<Together>),
+}
+
+/// Snapshots that belong together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Together {
+    /// What they are, for messages.
+    pub name: String,
+    /// The snapshot of each table, and the UUID of the table that it is of.
+    pub tables: Vec<(TableId, Uuid, SnapshotId)>,
+}
+
+impl Together {
+    fn resolve(&self, table: &LakeTable) -> Result<SnapshotId> {
+        let place = |id: &TableId| (id.schema_or(DEFAULT_NAMESPACE).to_owned(), id.name.clone());
+        let own = place(table.id());
+        let found = self.tables.iter().find(|(id, ..)| place(id) == own);
+        let names: Vec<String> = self.tables.iter().map(|(id, ..)| id.to_string()).collect();
+        let (_, uuid, snapshot) = found.ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("the table is not part of {}", self.name))
+                .with("table", table.id())
+                .hint(format!(
+                    "that has {}; say of others when they are meant: `{} version as of …`",
+                    names.join(", "),
+                    table.id()
+                ))
+        })?;
+        let known = |it: &SnapshotInfo| it.id == *snapshot;
+        if *uuid != table.uuid() || !table.snapshots().iter().any(known) {
+            let message = format!("the table does not have its snapshot of {} any more", self.name);
+            return Err(Error::new(ErrorKind::Config, message)
+                .with("table", table.id())
+                .with("snapshot", snapshot)
+                .hint("it was made anew, or somebody took its tag away: take a newer checkpoint"));
+        }
+        Ok(*snapshot)
+    }
 }
 
 impl AsOf {
@@ -26,6 +67,7 @@ impl AsOf {
         let snapshots = table.snapshots();
         match self {
             Self::Snapshot(id) if snapshots.iter().any(|snapshot| snapshot.id == *id) => Ok(*id),
+            Self::Together(together) => together.resolve(table),
             Self::Ref(name) => table.named(name).ok_or_else(|| table.no_ref(name)),
             Self::Snapshot(id) => Err(Error::new(ErrorKind::Config, "the table has no such snapshot")
                 .with("table", table.id())
@@ -87,6 +129,7 @@ impl fmt::Display for AsOf {
         match self {
             Self::Snapshot(id) => id.fmt(f),
             Self::Ref(name) => f.write_str(name),
+            Self::Together(together) => f.write_str(&together.name),
             Self::Timestamp(moment) => f.write_str(&moment.to_rfc3339()),
         }
     }

@@ -25,7 +25,7 @@ use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::prelude::{DataFrame, SQLOptions, SessionContext};
 use datafusion::sql::parser::Statement;
 
-pub use as_of::AsOf;
+pub use as_of::{AsOf, Together};
 pub use export::{Export, Format};
 pub use syntax::statements;
 

@@ -17,10 +17,12 @@
 mod blackout;
 mod breaker;
 mod cadence;
+mod reconcile;
 mod scheduler;
 #[cfg(test)]
 mod tests;
 
 pub use blackout::Blackout;
 pub use cadence::{Cadence, CatchUp, Past, Priority, Schedule, cron, time_zone};
+pub use reconcile::Reconcile;
 pub use scheduler::{Ended, Job, Outcome, Place, Scheduler, Share, State, StreamState};

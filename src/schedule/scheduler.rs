@@ -29,6 +29,8 @@ pub struct Job {
     pub source: String,
     /// The connection that they go to, if any.
     pub target: Option<String>,
+    /// Streams that begin together with it, if any: those of the same group.
+    pub group: Option<String>,
 }
 
 /// How a pass ended.
@@ -209,15 +211,37 @@ impl Scheduler {
             if running >= self.parallel || !self.may_begin(task, now) {
                 continue;
             }
-            for connection in task.job.connections() {
-                self.breakers.entry(connection.to_owned()).or_default().begin();
+            let others = self.others_of_its_group(task, now);
+            for name in std::iter::once(name).chain(others) {
+                self.begin(&name, now);
+                begun.push(name);
             }
-            if let Some(task) = self.tasks.get_mut(&name) {
-                (task.running, task.triggered, task.past.began) = (Some(now), false, Some(now));
-            }
-            begun.push(name);
         }
         begun
+    }
+
+    fn begin(&mut self, name: &str, now: DateTime<Utc>) {
+        let Some(task) = self.tasks.get_mut(name) else { return };
+        for connection in task.job.connections() {
+            self.breakers.entry(connection.to_owned()).or_default().begin();
+        }
+        (task.running, task.triggered, task.past.began) = (Some(now), false, Some(now));
+    }
+
+    /// The streams that begin when one of their group does. Whoever was stopped, or waits after a failure, stays
+    /// out of it until its own time has come. They may be more than `parallel`: then they wait for each other.
+    fn others_of_its_group(&self, task: &Task, now: DateTime<Utc>) -> Vec<String> {
+        let may_join = |other: &&Task| {
+            let waits = (other.held || other.failures > 0) && other.due.is_none_or(|due| due > now);
+            let free = other.place == Place::Here && other.running.is_none() && !other.paused && !other.gone;
+            other.job.name != task.job.name
+                && task.is_together_with(other)
+                && free
+                && (other.triggered || !waits)
+                && other.job.schedule.outside_of_blackouts(now) == now
+                && self.left_alone(&other.job, now).is_none()
+        };
+        self.tasks.values().filter(may_join).map(|other| other.job.name.clone()).collect()
     }
 
     /// A pass that [`start`](Self::start) named has ended.
@@ -293,6 +317,13 @@ impl Scheduler {
         })
     }
 
+    /// What goes to one worker as a whole: the group of a stream, or the stream.
+    pub fn whole_of(&self, name: &str) -> String {
+        let group = self.tasks.get(name).and_then(|task| task.job.group.as_ref());
+        // A space is in no group's name, and no stream is called so.
+        group.map_or_else(|| name.to_owned(), |group| format!("group {group}"))
+    }
+
     /// Says where a stream belongs, and how it last went elsewhere.
     pub fn settle(&mut self, name: &str, place: Place, past: Past, now: DateTime<Utc>) {
         let Some(task) = self.tasks.get_mut(name) else { return };
@@ -343,7 +374,9 @@ impl Scheduler {
             Place::Elsewhere => task.triggered,
             Place::Busy | Place::Paused => false,
         };
-        may && task.running.is_none() && !task.paused && !task.gone
+        // A group is one at a time.
+        let busy = || self.tasks.values().any(|it| it.running.is_some() && it.is_together_with(task));
+        may && task.running.is_none() && !task.paused && !task.gone && !(task.job.group.is_some() && busy())
     }
 
     /// Whether a stream that this one comes after is under way or about to be.
@@ -384,6 +417,10 @@ impl Job {
 }
 
 impl Task {
+    fn is_together_with(&self, other: &Self) -> bool {
+        self.job.group.is_some() && self.job.group == other.job.group
+    }
+
     /// When the next pass is due, if nothing went wrong.
     fn regular(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.job.schedule.next(&self.job.name, &self.past, now)

@@ -32,7 +32,8 @@ fn by_cron(text: &str, zone: &str) -> Schedule {
 }
 
 fn job(name: &str, schedule: Schedule) -> Job {
-    Job { name: name.to_owned(), schedule, source: "shop".to_owned(), target: Some("dwh".to_owned()) }
+    let (source, target) = ("shop".to_owned(), Some("dwh".to_owned()));
+    Job { name: name.to_owned(), schedule, source, target, group: None }
 }
 
 fn scheduler(parallel: usize, jobs: Vec<Job>, now: DateTime<Utc>) -> Scheduler {
@@ -363,4 +364,29 @@ proptest! {
             prop_assert!(end - last < TimeDelta::hours(3), "{} ran last at {last}", state.stream);
         }
     }
+}
+
+#[test]
+fn streams_of_a_group_begin_together() {
+    let now = at(NOON);
+    let of = |name: &str, seconds| Job { group: Some("shop".to_owned()), ..job(name, every(seconds)) };
+    let jobs = || vec![of("a", 60), of("b", 3600), job("c", every(60)), of("d", 60)];
+    let well = |_: &str, _| Outcome::Well;
+    let (minutes, seconds) = (TimeDelta::minutes, TimeDelta::seconds);
+    let mut all = scheduler(1, jobs(), now);
+    let begun = play(&mut all, now, now + minutes(3), seconds(10), well);
+    assert_eq!(times(&begun, "a"), ["10T12:00:00", "10T12:01:00", "10T12:02:00"]);
+    assert_eq!(times(&begun, "b"), times(&begun, "a"), "it is due once an hour, and with the others");
+    assert_eq!(times(&begun, "d"), times(&begun, "a"));
+    assert_eq!(times(&begun, "c"), ["10T12:00:10", "10T12:01:10", "10T12:02:10"], "it waits for all three");
+
+    let mut without = scheduler(4, jobs(), now);
+    without.pause("b", true, now);
+    assert_eq!(without.start(now), ["a", "d", "c"]);
+    // None of the group begins as long as one of it runs, also if somebody asks for it.
+    without.ended("a", Ended { outcome: Outcome::Well, at: now });
+    without.trigger("a");
+    assert!(without.start(now).is_empty());
+    without.ended("d", Ended { outcome: Outcome::Wrong, at: now });
+    assert_eq!(without.start(now), ["a"], "what has to be repaired does not run because another one does");
 }

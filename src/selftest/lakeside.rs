@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::Array;
+use arrow::array::{Array, AsArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
@@ -263,6 +263,20 @@ impl Lakeside {
         let lake = Lake::open(settings).await?;
         let runtime = merge::runtime(Budget::new(memory::DEFAULT, 1)?, lake.stores())?;
         Ok(Self { session: SessionContext::new_with_config_rt(merge::config(), runtime), lake })
+    }
+
+    /// The keys of a table's rows that were put aside, as JSON.
+    pub(super) async fn letters(&self, id: &TableId) -> Result<Vec<String>> {
+        let letters = TableId { schema: id.schema.clone(), name: format!("{}__dead_letters", id.name) };
+        let Some(table) = self.lake.table(&letters).await? else { return Ok(Vec::new()) };
+        let keys = self.session.read_table(table.provider(None).await?)?.select_columns(&["key"])?;
+        let mut found = Vec::new();
+        for batch in keys.collect().await? {
+            let keys = batch.column(0).as_string::<i32>();
+            found.extend(keys.iter().map(|key| key.unwrap_or_default().to_owned()));
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// The rows of a table, now or at a snapshot.

@@ -33,6 +33,18 @@ pub(super) struct Spec {
 /// The column that holds the time of the last change.
 pub(super) const STAMP: &str = "updated_at";
 
+/// The table of whose rows the target refuses some.
+pub(super) const PICKY: &str = "orders";
+
+/// What the target asks of these rows.
+pub(super) const PICKY_CHECK: &str = "id % 7 <> 3";
+
+/// The id of a row that the target refuses.
+pub(super) fn refused(spec: &Spec, row: &[Value]) -> Option<i64> {
+    let id = row[0].as_deref().filter(|_| spec.name == PICKY)?.parse().ok()?;
+    (id % 7 == 3).then_some(id)
+}
+
 /// The tables, one for each way to find changes, with keys of several types.
 pub(super) const SPECS: [Spec; 5] = [
     Spec {

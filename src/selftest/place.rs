@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::model::{How, SPECS, STAMP};
+use super::model::{How, PICKY, SPECS, STAMP};
 use super::moves::LAG;
 use super::passes::unusable;
 use crate::connection::Connection;
@@ -89,6 +89,9 @@ pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<
             // Targets go through states between two snapshots, and know it.
             if spec.name == "lines" {
                 stream["batch_rows"] = json!(BATCH_ROWS);
+            }
+            if spec.name == PICKY {
+                stream["on_reject"] = json!("dead_letter");
             }
             // Each other one forgets in the lake what the source drops.
             stream["dropped_columns"] = json!(if index % 2 == 0 { "keep" } else { "drop" });

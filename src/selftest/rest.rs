@@ -2,6 +2,7 @@
 
 use super::database::Database;
 use super::lakeside::Rows;
+use super::model::{State, refused};
 use super::passes::Trouble;
 use super::place::keeps_versions;
 use super::world::{MOST_WRONG, USUAL, World};
@@ -98,8 +99,17 @@ impl World<'_> {
                     wrong.push(format!("{name}: {overlaps} versions in the target overlap"));
                 }
             }
+            let mut taken = State { columns: table.now.columns.clone(), rows: table.now.rows.clone() };
+            taken.rows.retain(|_, row| refused(table.spec, row).is_none());
+            let aside = table.now.rows.values().filter_map(|row| refused(table.spec, row));
+            let mut aside: Vec<String> = aside.map(|id| format!("{{\"id\":{id}}}")).collect();
+            aside.sort();
+            let letters = self.lake.letters(&TableId::new(&self.settings.schema, name)).await?;
+            if letters != aside {
+                wrong.push(format!("{name}: the letters are of {letters:?}, not of {aside:?}"));
+            }
             for (place, rows) in held {
-                let differences = rows.differences(&table.now);
+                let differences = rows.differences(if place == "target" { &taken } else { &table.now });
                 if !differences.is_empty() {
                     let shown = &differences[..differences.len().min(MOST_WRONG)];
                     wrong.push(format!(

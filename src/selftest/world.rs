@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::chance::Chance;
 use super::database::Database;
 use super::lakeside::{Followed, Lakeside};
-use super::model::{Edit, How, SPECS, Table};
+use super::model::{Edit, How, PICKY, PICKY_CHECK, SPECS, Table};
 use super::moves::{Reshape, Transaction, create};
 use super::passes::{Ended, Passes, Possible, Running, Trouble};
 use super::place::{MACHINES, configure, make_folder, stream_name};
@@ -62,7 +62,11 @@ impl<'a> World<'a> {
         let source = Database::open(&settings.places.source, &settings.schema).await?;
         let aside = Database::open(&settings.places.source, &settings.schema).await?;
         source.make_schema().await?;
-        Database::open(&settings.places.target, &settings.schema).await?.make_schema().await?;
+        let target = Database::open(&settings.places.target, &settings.schema).await?;
+        target.make_schema().await?;
+        // Somebody else's table, with a condition of its own.
+        let picky = target.name(PICKY);
+        target.run(&format!("CREATE TABLE {picky} (id bigint PRIMARY KEY, CHECK ({PICKY_CHECK}))")).await?;
         let lake = Lakeside::open(&settings.places.lake).await?;
         let report = Report {
             seed: settings.seed,

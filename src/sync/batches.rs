@@ -49,6 +49,7 @@ async fn in_parts(target: &dyn Target, merge: Merge, from: Applied, most: usize)
         let more = changes.has_more().await?;
         let shows_then = if more { from.toward(to.snapshot) } else { to };
         let part = Merge {
+            turn: None,
             stream: stream.clone(),
             table: table.clone(),
             from: Some(shows),
@@ -80,6 +81,7 @@ pub(super) async fn arrive(
     fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
     let nothing = EmptyRecordBatchStream::new(Arc::new(Schema::new(fields)));
     let merge = Merge {
+        turn: None,
         stream: stream.to_owned(),
         table,
         from: Some(from),
@@ -237,6 +239,7 @@ mod tests {
             })
             .collect();
         Merge {
+            turn: None,
             stream: "s".into(),
             table: TargetTable {
                 id: TableId::bare("t"),

@@ -22,7 +22,7 @@ use super::gap::check_gap;
 use super::gone_keys::GoneKeys;
 use super::late;
 use super::letters::Letters;
-use super::request::{lake_table_plan, read_request};
+use super::request::{lake_table_plan, read_request, reader};
 use super::stamp::Stamp;
 use super::tally::{Tally, Written};
 use super::{Context, ExtractReport, Progress, Stages, Stream, audit, evolve, unfit, unlogged};
@@ -115,7 +115,7 @@ impl<'a> Pass<'a> {
             request.beyond_horizon = BeyondHorizon::Read;
         }
 
-        request.reader = format!("{} {}", context.lake.warehouse(), stream.lake_table);
+        request.reader = reader(&context.lake, stream);
 
         let key = request.key.clone();
         if let Some(OnGap::Fail) = request.from.as_ref().map(|_| stream.settings.on_gap) {
@@ -173,7 +173,8 @@ impl<'a> Pass<'a> {
 
     /// Whether the reading after this one, of what changed since an interrupted first read began, ends it.
     fn change_follows(&self) -> bool {
-        self.resumed() && matches!(self.plan.change, ChangeDetection::Timestamp | ChangeDetection::Log)
+        use ChangeDetection::{Log, Timestamp, Trigger};
+        self.resumed() && matches!(self.plan.change, Timestamp | Log | Trigger)
     }
 
     async fn run(&mut self, progress: &Arc<Progress>) -> Result<ExtractReport> {
@@ -199,7 +200,8 @@ impl<'a> Pass<'a> {
         let again = self.plan.extent == Extent::Whole && self.table.current().is_some() && !self.resumed();
         let mut comparison = if again { Some(self.table.compare(self.context.budget).await?) } else { None };
         while let Some(portion) = self.reading.next().await? {
-            let Portion { streams, resume, complete } = portion;
+            let Portion { streams, resume, complete, oldest } = portion;
+            let commits = tally.commits;
             held.add(self.write(streams, comparison.as_ref(), progress).await?);
             read += std::mem::take(&mut held.read);
             unfit += std::mem::take(&mut held.unfit);
@@ -215,6 +217,7 @@ impl<'a> Pass<'a> {
                 let effect = if let Effect::Log(_) = effect { Effect::Log(gone) } else { effect };
                 self.commit(files, effect, resume, &mut tally).await?;
             }
+            oldest.filter(|_| tally.commits > commits).into_iter().for_each(|oldest| tally.arrived(oldest));
             if !complete && progress.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Transient, "stopped between two portions, as asked")
                     .hint("run it again: what is committed stays, the rest is read then"));
@@ -240,9 +243,13 @@ impl<'a> Pass<'a> {
             file_bytes: tally.bytes,
             snapshot: self.table.current(),
             changed: tally.commits > 0 || self.evolved,
+            reached: self.reading.reached(),
+            again: self.reading.again(),
             commits: self.table.commits_since_maintenance(),
             rejected: self.left_out.rows + unfit,
             late: tally.late,
+            oldest: tally.oldest,
+            latency_seconds: tally.latency,
             left_out: std::mem::take(&mut self.left_out),
             notes,
             stages: Stages {

@@ -18,13 +18,16 @@ mod evolve;
 mod extract;
 mod gap;
 mod gone_keys;
+mod groups;
 mod late;
 mod letters;
 mod load;
+mod pass;
 mod repair;
 mod report;
 mod request;
 mod retry;
+mod shared;
 mod stamp;
 mod state;
 mod tally;
@@ -41,7 +44,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::Connection;
-use crate::error::Result;
 use crate::lake::{DroppedColumns, Lake, SchemaContract};
 use crate::maintain;
 use crate::memory::Budget;
@@ -58,15 +60,19 @@ pub use conflicts::{
 pub use contract::LeftOut;
 pub use evolve::evolution;
 pub use extract::extract;
+pub use groups::{
+    Checkpoint, CheckpointTable, Checkpointed, Group, Member, checkpoints, checkpoints_of, groups, together,
+};
 pub use letters::{
     Leg, LetterCount, OnReject, RejectLimit, Replayed, count_letters, drop_letters, letters, letters_of,
     replay,
 };
-pub use load::{load, target_table};
+pub use load::{load, target_table, wanted_table};
+pub use pass::pass;
 pub use repair::{Repaired, repair};
 pub use report::{ErrorReport, ExtractReport, LoadReport, Stages, Status, StreamReport, Verdict};
-pub use request::{lake_table_plan, mode_of, read_request};
-use retry::Tries;
+pub use request::{lake_table_plan, mode_of, read_request, reader};
+pub use shared::{Shared, SharedSource};
 pub use state::{Moved, plan_from, set_position, verify};
 
 /// One stream, resolved: every setting has its final value.
@@ -82,6 +88,10 @@ pub struct Stream {
     pub lake_table: TableId,
     /// Where rows go to, if anywhere.
     pub target: Option<TargetRef>,
+    /// Who else feeds the table there, if anybody.
+    pub shared: Option<Arc<Shared>>,
+    /// Whose tables are to be seen at one moment together with this one, if any.
+    pub group: Option<Arc<Group>>,
     /// What to keep, and how to read and load.
     pub settings: StreamSettings,
 }
@@ -258,37 +268,4 @@ impl Progress {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
-}
-
-/// Runs one pass of a stream. Never fails: the report says what happened.
-pub async fn pass(context: &Context, stream: &Stream, legs: Legs, progress: Arc<Progress>) -> StreamReport {
-    let mut report = StreamReport::of(stream, context.run);
-    let mut tries = Tries::new(&stream.name, &progress, context.retry_for);
-    let outcome = async {
-        if legs != Legs::Load {
-            report.extract = Some(tries.run(|| extract(context, stream, &progress)).await?);
-        }
-        if legs != Legs::Extract && stream.target.is_some() {
-            report.load = Some(tries.run(|| load(context, stream, &progress)).await?);
-        }
-        Ok(())
-    }
-    .await;
-    report.retries = tries.again;
-    let is_due = |commits| maintain::is_due(&context.maintenance, commits);
-    if report.extract.as_ref().is_some_and(|extract| extract.changed && is_due(extract.commits)) {
-        report.maintenance = look_after(context, stream).await.unwrap_or_else(|error| {
-            // The rows are where they belong; the next pass tries again.
-            tracing::warn!(stream = %stream.name, %error, "the lake table was not maintained");
-            None
-        });
-    }
-    report.close(outcome);
-    report
-}
-
-/// A little maintenance of the table that was just written to.
-async fn look_after(context: &Context, stream: &Stream) -> Result<Option<maintain::Report>> {
-    let Some(mut table) = context.lake.table(&stream.lake_table).await? else { return Ok(None) };
-    maintain::after_pass(&mut table, &context.maintenance, context.budget).await
 }

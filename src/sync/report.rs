@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::Stream;
 use super::contract::LeftOut;
+use super::groups::Checkpointed;
 use crate::connection::Connection;
-use crate::delta::{SnapshotId, Watermark};
+use crate::delta::{LogPlace, SnapshotId, Watermark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lateness;
 use crate::maintain;
@@ -52,6 +53,9 @@ pub struct StreamReport {
     pub extract: Option<ExtractReport>,
     /// What the second half did, if it got to its end.
     pub load: Option<LoadReport>,
+    /// Of a stream with a `group`: whether its tables can be seen at one moment now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpointed>,
     /// What was done for the lake table afterwards, if anything was due: as `frazil maintain` reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
@@ -151,12 +155,25 @@ pub struct ExtractReport {
     pub rejected: u64,
     /// Rows from before the position: an earlier pass should have found them.
     pub late: Lateness,
+    /// Seconds from the commit of the oldest change in the source to its snapshot, by the source's clock.
+    /// Absent where the source does not say when changes were committed, or nothing had changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_seconds: Option<f64>,
+    /// When that was, by our clock.
+    #[serde(skip)]
+    pub(super) oldest: Option<DateTime<Utc>>,
     /// Bytes of the data files that hold them.
     pub file_bytes: u64,
     /// The last snapshot committed, or the one that was there.
     pub snapshot: Option<SnapshotId>,
     /// Whether there was anything to commit.
     pub changed: bool,
+    /// The place at which it was to end, if the snapshot shows the table as it was there.
+    #[serde(skip)]
+    pub(super) reached: Option<LogPlace>,
+    /// Whether another reading has to follow at once.
+    #[serde(skip)]
+    pub(super) again: bool,
     /// Commits of the lake table since it was maintained.
     #[serde(skip)]
     pub(super) commits: usize,
@@ -183,7 +200,7 @@ pub struct Stages {
 }
 
 /// Lake to target.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct LoadReport {
     /// The snapshot that the target showed before.
     pub from: Option<SnapshotId>,
@@ -199,6 +216,9 @@ pub struct LoadReport {
     pub rejected: u64,
     /// Rows that source and target both changed: they are in the table of conflicts.
     pub conflicts: u64,
+    /// Seconds from the commit of the oldest change of this pass in the source to its commit in the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_seconds: Option<f64>,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -226,9 +246,13 @@ impl ExtractReport {
             deleted: 0,
             rejected: 0,
             late: Lateness::default(),
+            latency_seconds: None,
+            oldest: None,
             file_bytes: 0,
             snapshot: None,
             changed: false,
+            reached: None,
+            again: false,
             commits: 0,
             left_out: LeftOut::default(),
             notes: Vec::new(),
@@ -250,6 +274,8 @@ impl ExtractReport {
         self.late.join(&next.late);
         Self {
             late: self.late,
+            latency_seconds: self.latency_seconds.into_iter().chain(next.latency_seconds).reduce(f64::max),
+            oldest: self.oldest.into_iter().chain(next.oldest).min(),
             left_out: self.left_out,
             from: self.from,
             read: self.read + next.read,
@@ -287,9 +313,16 @@ impl StreamReport {
             retries: 0,
             extract: None,
             load: None,
+            checkpoint: None,
             maintenance: None,
             error: None,
         }
+    }
+
+    /// Of a pass that met a bug of ours; the panic hook has said which.
+    pub fn panicked(stream: &str, run: Uuid) -> Self {
+        let error = Error::new(ErrorKind::Internal, "the pass ended in a bug of frazil");
+        Self { error: Some((&error.with("stream", stream)).into()), ..Self::new(stream, run) }
     }
 
     /// Of a pass of this stream.
@@ -307,6 +340,12 @@ impl StreamReport {
     pub fn rejected(&self) -> u64 {
         self.extract.as_ref().map_or(0, |extract| extract.rejected)
             + self.load.as_ref().map_or(0, |load| load.rejected)
+    }
+
+    /// Seconds from the commit of the oldest change in the source to where it had to go.
+    pub fn latency(&self) -> Option<f64> {
+        let loaded = self.load.as_ref().and_then(|load| load.latency_seconds);
+        loaded.or_else(|| self.extract.as_ref().and_then(|extract| extract.latency_seconds))
     }
 
     /// Rows that source and target both changed.

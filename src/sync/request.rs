@@ -3,7 +3,7 @@
 use super::stamp::lake_schema;
 use super::{Mode, Stream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::{TableMode, TableSpec};
+use crate::lake::{Lake, TableMode, TableSpec};
 use crate::memory::Budget;
 use crate::source::{ChangeDetection, ReadPlan, ReadRequest};
 use crate::table::TableDescription;
@@ -36,6 +36,11 @@ pub fn read_request(stream: &Stream, table: &TableDescription, budget: Budget) -
         batch_bytes: budget.batch_bytes(),
         portion_bytes: settings.portion_bytes,
     })
+}
+
+/// Who a stream is to its source: the same words in every pass, and others in another lake.
+pub fn reader(lake: &Lake, stream: &Stream) -> String {
+    format!("{} {}", lake.warehouse(), stream.lake_table)
 }
 
 /// Enough rows to make the cost of a batch vanish, few enough to stay in the processor's cache by column.

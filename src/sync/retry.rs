@@ -4,6 +4,7 @@
 //! Everything else ends the pass at once: a wrong password does not get right by asking again, and
 //! whoever lost a race is told so.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,10 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Durat
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The tries of one pass.
-pub(super) struct Tries<'a> {
+pub(super) struct Tries {
     /// Whose, for the log and the spread of pauses.
-    stream: &'a str,
-    progress: &'a Progress,
+    stream: String,
+    progress: Arc<Progress>,
     /// What is left of the budget at `began`.
     budget: Duration,
     began: Instant,
@@ -28,8 +29,9 @@ pub(super) struct Tries<'a> {
     pub(super) again: u32,
 }
 
-impl<'a> Tries<'a> {
-    pub(super) fn new(stream: &'a str, progress: &'a Progress, budget: Duration) -> Self {
+impl Tries {
+    pub(super) fn new(stream: &str, progress: &Arc<Progress>, budget: Duration) -> Self {
+        let (stream, progress) = (stream.to_owned(), progress.clone());
         Self { stream, progress, budget, began: Instant::now(), again: 0 }
     }
 
@@ -46,7 +48,7 @@ impl<'a> Tries<'a> {
             };
             failures += 1;
             let Some(pause) = self.pause(&error, failures, self.began.elapsed()) else { return Err(error) };
-            tracing::warn!(stream = self.stream, %error, seconds = pause.as_secs_f64(), "tried again soon");
+            tracing::warn!(stream = %self.stream, %error, seconds = pause.as_secs_f64(), "tried again soon");
             if !self.rest(pause).await {
                 return Err(error);
             }
@@ -56,7 +58,7 @@ impl<'a> Tries<'a> {
 
     /// How long to wait before the next try, if there is one.
     fn pause(&self, error: &Error, failures: u32, elapsed: Duration) -> Option<Duration> {
-        let pause = BACKOFF.pause(self.stream, failures);
+        let pause = BACKOFF.pause(&self.stream, failures);
         let in_time = elapsed.saturating_add(pause) <= self.budget;
         (error.kind() == ErrorKind::Transient && in_time).then_some(pause)
     }
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn only_what_passes_is_tried_again_and_only_within_the_budget() {
-        let progress = Progress::default();
+        let progress = Arc::new(Progress::default());
         let minute = Duration::from_secs(60);
         let tries = Tries::new("a", &progress, minute);
         for kind in ErrorKind::ALL {
@@ -104,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_try_that_comes_through_is_the_outcome() {
-        let progress = Progress::default();
+        let progress = Arc::new(Progress::default());
         let mut tries = Tries::new("a", &progress, Duration::from_secs(60));
         let mut left = vec![Ok(7), Err(Error::new(ErrorKind::Transient, "no"))];
         let outcome = tries.run(|| std::future::ready(left.pop().expect("an outcome for each try"))).await;
@@ -113,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_wants_to_stop_does_not_wait() {
-        let progress = Progress::default();
+        let progress = Arc::new(Progress::default());
         progress.stop.store(true, Ordering::Relaxed);
         let mut tries = Tries::new("a", &progress, Duration::from_secs(60));
         let no = || std::future::ready(Err(Error::new(ErrorKind::Transient, "no")));

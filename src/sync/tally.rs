@@ -1,5 +1,7 @@
 //! What a reading has written and committed so far.
 
+use chrono::{DateTime, Utc};
+
 use crate::lake::{Lateness, RowCounts, WrittenFile};
 
 /// Files that were written and are not committed yet.
@@ -31,6 +33,10 @@ pub(super) struct Tally {
     pub(super) commits: usize,
     pub(super) changed: RowCounts,
     pub(super) late: Lateness,
+    /// When the oldest change was committed in the source, by our clock.
+    pub(super) oldest: Option<DateTime<Utc>>,
+    /// The longest that a change was under way from there to its snapshot, in seconds.
+    pub(super) latency: Option<f64>,
     /// Taken by commits, in seconds.
     pub(super) seconds: f64,
 }
@@ -50,4 +56,16 @@ impl Tally {
         self.changed.deleted += part.changed.deleted;
         self.late.join(&part.late);
     }
+
+    /// Notes that changes were committed here that the source committed at `oldest` and since.
+    pub(super) fn arrived(&mut self, oldest: DateTime<Utc>) {
+        self.oldest = Some(self.oldest.map_or(oldest, |before| before.min(oldest)));
+        let took = seconds_since(oldest);
+        self.latency = Some(self.latency.map_or(took, |before| before.max(took)));
+    }
+}
+
+/// Seconds since then; two clocks may differ by more than that took.
+pub(super) fn seconds_since(then: DateTime<Utc>) -> f64 {
+    (Utc::now() - then).as_seconds_f64().max(0.0)
 }

@@ -79,15 +79,25 @@ impl Members {
         forgotten.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Where a stream that this worker serves belongs, and how it last went anywhere.
-    pub(super) fn place(&self, stream: &str, now: Duration) -> (Place, Past) {
-        let living = || self.others.iter().filter(|(_, other)| now.saturating_sub(other.moved) <= LEASE);
+    /// How many workers live, this one among them.
+    pub(super) fn living(&self, now: Duration) -> usize {
+        1 + self.others_living(now).count()
+    }
+
+    fn others_living(&self, now: Duration) -> impl Iterator<Item = (&String, &Other)> {
+        self.others.iter().filter(move |(_, other)| now.saturating_sub(other.moved) <= LEASE)
+    }
+
+    /// Where a stream that this worker serves belongs, and how it last went anywhere. Streams that are part of one
+    /// whole belong to one worker.
+    pub(super) fn place(&self, stream: &str, whole: &str, now: Duration) -> (Place, Past) {
+        let living = || self.others_living(now);
         let share = |other: &Other| other.card.streams.get(stream).copied();
         let past = self.others.values().filter_map(share).map(|share| share.past);
         let past = past.max_by_key(|past| past.began).unwrap_or_default();
         let shares = || living().filter_map(|(_, other)| share(other));
-        let own = rank(&self.own, stream);
-        let higher = living().any(|(name, other)| share(other).is_some() && rank(name, stream) > own);
+        let own = rank(&self.own, whole);
+        let higher = living().any(|(name, other)| share(other).is_some() && rank(name, whole) > own);
         let heard = self.beaten.is_some_and(|beaten| now.saturating_sub(beaten) <= LEASE)
             && self.settled.is_some_and(|settled| settled <= now);
         let place = if self.paused.contains(stream) || shares().any(|share| share.paused) {
@@ -103,7 +113,8 @@ impl Members {
     }
 }
 
-/// The living worker with the highest rank has the stream. When one goes, only its streams move.
+/// The living worker with the highest rank has the stream, or the whole that it is part of. When one goes, only
+/// its streams move.
 fn rank(worker: &str, stream: &str) -> u64 {
     let mut hash = SipHasher13::new();
     hash.write(worker.as_bytes());
@@ -138,7 +149,7 @@ mod tests {
     }
 
     fn here(members: &Members, now: u64) -> Vec<String> {
-        names().into_iter().filter(|name| members.place(name, at(now)).0 == Place::Here).collect()
+        names().into_iter().filter(|name| members.place(name, name, at(now)).0 == Place::Here).collect()
     }
 
     #[test]
@@ -182,6 +193,28 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_has_one_place() {
+        let order = ["a", "b"];
+        let mut all: Vec<Members> = order.iter().map(|name| Members::new(name)).collect();
+        for now in 1..=7 {
+            for (member, own) in all.iter_mut().zip(order) {
+                let other = order.iter().find(|name| **name != own).unwrap();
+                member.see(cards(&[(*other, card(now))]), at(now), at(now));
+            }
+        }
+        for whole in ["group x", "group y", "group z"] {
+            let places: Vec<usize> = all
+                .iter()
+                .map(|member| {
+                    let here = |name: &String| member.place(name, whole, at(7)).0 == Place::Here;
+                    names().iter().filter(|name| here(name)).count()
+                })
+                .collect();
+            assert!(places == [300, 0] || places == [0, 300], "{whole}: {places:?}");
+        }
+    }
+
+    #[test]
     fn one_that_was_away_begins_nothing_until_the_others_know() {
         let mut one = Members::new("a");
         one.see(BTreeMap::new(), at(0), at(0));
@@ -204,12 +237,12 @@ mod tests {
         other.streams.insert("s2".to_owned(), Share { running: false, paused: true, ..share });
         one.see(cards(&[("b", other.clone())]), at(0), at(0));
         one.see(cards(&[("b", Card { beat: 2, ..other.clone() })]), at(6), at(6));
-        assert_eq!(one.place("s1", at(6)), (Place::Busy, share.past));
-        assert_eq!(one.place("s2", at(6)), (Place::Paused, share.past));
+        assert_eq!(one.place("s1", "s1", at(6)), (Place::Busy, share.past));
+        assert_eq!(one.place("s2", "s2", at(6)), (Place::Paused, share.past));
         // Once dead it runs and pauses nothing, but how the streams went is still known.
         one.see(cards(&[("b", Card { beat: 2, ..other })]), at(16), at(17));
-        assert_eq!(one.place("s1", at(17)), (Place::Here, share.past));
-        assert_eq!(one.place("s2", at(17)), (Place::Here, share.past));
+        assert_eq!(one.place("s1", "s1", at(17)), (Place::Here, share.past));
+        assert_eq!(one.place("s2", "s2", at(17)), (Place::Here, share.past));
     }
 
     #[test]
@@ -217,11 +250,14 @@ mod tests {
         let mut one = Members::new("a");
         one.see(BTreeMap::new(), at(0), at(0));
         one.pause("s1", true);
-        assert_eq!(one.place("s1", at(0)).0, Place::Paused);
+        assert_eq!(one.place("s1", "s1", at(0)).0, Place::Paused);
         one.paused(BTreeSet::from(["s2".to_owned()]));
-        assert_eq!((one.place("s1", at(0)).0, one.place("s2", at(0)).0), (Place::Here, Place::Paused));
+        assert_eq!(
+            (one.place("s1", "s1", at(0)).0, one.place("s2", "s2", at(0)).0),
+            (Place::Here, Place::Paused)
+        );
         one.pause("s2", false);
-        assert_eq!(one.place("s2", at(0)).0, Place::Here);
+        assert_eq!(one.place("s2", "s2", at(0)).0, Place::Here);
     }
 
     #[test]

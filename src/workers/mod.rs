@@ -115,15 +115,24 @@ impl Worker {
         });
     }
 
-    /// Says what the streams do here, and gets to know where each belongs and how it went elsewhere.
+    /// Says what the streams do here, and gets to know where each belongs and how it went elsewhere. `whole_of`
+    /// names what streams are part of that go to one worker.
     pub fn exchange<'a>(
         &self,
         streams: impl Iterator<Item = (&'a str, Share)>,
+        whole_of: impl Fn(&str) -> String,
     ) -> BTreeMap<String, (Place, Past)> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.mine = streams.map(|(name, share)| (name.to_owned(), share)).collect();
         let now = shared.now();
-        shared.mine.keys().map(|name| (name.clone(), shared.members.place(name, now))).collect()
+        let place = |name: &String| shared.members.place(name, &whole_of(name), now);
+        shared.mine.keys().map(|name| (name.clone(), place(name))).collect()
+    }
+
+    /// How many workers live, this one among them.
+    pub fn living(&self) -> usize {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.members.living(shared.now())
     }
 
     /// Pauses a stream for all workers, or lets it go on. It holds here at once, and everywhere within two

@@ -107,11 +107,11 @@ fn a_wrong_configuration_ends_with_two() {
         "#]],
     );
     check(
-        &with("{ change: trigger }"),
+        &with("{ mode: snapshot }"),
         &["plan"],
         expect![[r#"
-            ! error: `change: trigger` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:4:28)
-            !   hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`, `log`, `temporal`
+            ! error: `mode: snapshot` is not in this build yet (key: streams.public.orders.mode, file: frazil.yaml:4:26)
+            !   hint: this build knows `merge`, `append`, `replace`, `scd2`, `upsert`, `incremental`, `full-refresh`
             exit 2
         "#]],
     );
@@ -521,6 +521,7 @@ fn the_reference_of_the_configuration_is_its_schema() {
         ("lake", "/$defs/LakeEntry"),
         ("maintenance", "/$defs/MaintenanceSettings"),
         ("streams", "/$defs/StreamEntry"),
+        ("shared", "/$defs/SharedEntry"),
         ("values", "/$defs/Values"),
         ("audit", "/$defs/AuditEntry"),
         ("schedule", "/$defs/ScheduleSettings"),
@@ -568,6 +569,7 @@ fn values(schema: &serde_json::Value, property: &serde_json::Value) -> String {
         "boolean" => "`true` `false`",
         "integer" => "number",
         "object" => "map",
+        "array" => "list of maps",
         other => panic!("no word for {other}"),
     }
     .to_owned()

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::{self, Pipeline};
+use crate::fixture::{self, MariaDatabase, Pipeline};
 use crate::tds::{Engine, Server};
 
 const ROWS: &str = "select id, email, status, at from orders order by id";
@@ -24,6 +24,7 @@ struct Case {
 enum Place {
     Sqlite(std::path::PathBuf),
     Postgres(fixture::Database),
+    MariaDb(MariaDatabase),
     SqlServer(Engine, #[allow(dead_code, reason = "it ends with the value")] Server),
 }
 
@@ -35,6 +36,7 @@ impl Case {
             let url = database.url();
             cases.push(Self::new(tempfile::tempdir().unwrap(), &url, Place::Postgres(database), settings));
         }
+        cases.extend(Self::mariadb(settings).await);
         cases.push(Self::sql_server(settings));
         cases
     }
@@ -44,6 +46,12 @@ impl Case {
         let file = folder.path().join("dwh.db");
         let url = format!("sqlite://{}", file.display());
         Self::new(folder, &url, Place::Sqlite(file), settings)
+    }
+
+    async fn mariadb(settings: &str) -> Option<Self> {
+        let database = fixture::mariadb().await?.database("conflicts").await;
+        let url = database.url();
+        Some(Self::new(tempfile::tempdir().unwrap(), &url, Place::MariaDb(database), settings))
     }
 
     fn sql_server(settings: &str) -> Self {
@@ -58,6 +66,7 @@ impl Case {
         let name = match place {
             Place::Sqlite(_) => "sqlite",
             Place::Postgres(_) => "postgres",
+            Place::MariaDb(_) => "mariadb",
             Place::SqlServer(..) => "sql server",
         };
         let source = format!("sqlite://{}", folder.path().join("shop.db").display());
@@ -80,6 +89,7 @@ impl Case {
         match &self.target {
             Place::Sqlite(file) => Connection::open(file).unwrap().execute_batch(sql).unwrap(),
             Place::Postgres(database) => database.run(sql).await,
+            Place::MariaDb(database) => database.run(&sql.replace("; ", ";\n")).await,
             Place::SqlServer(engine, _) => engine.behind(&sql.replace(" orders", " \"dbo.orders\"")),
         }
     }
@@ -99,6 +109,9 @@ impl Case {
             Place::Postgres(database) => {
                 database.text(ROWS).await.lines().map(|line| line.replace(" | ", " ")).collect()
             }
+            Place::MariaDb(database) => {
+                database.text(ROWS).await.lines().map(|line| line.replace(" | ", " ")).collect()
+            }
             Place::SqlServer(engine, _) => {
                 let rows =
                     "SELECT t.[id], t.[email], t.[status], t.[at] FROM [dbo].[orders] AS t ORDER BY t.[id]";
@@ -111,6 +124,17 @@ impl Case {
         let mut shown = self.pipeline.json(&["conflicts", "show", "main.orders", "-n", "10000"]);
         shown.sort_by_key(|conflict| conflict["record"]["id"].as_i64());
         shown
+    }
+
+    /// How they ended and in which columns, the oldest first.
+    fn the_conflicts(&self) -> Vec<String> {
+        let mut shown = self.pipeline.json(&["conflicts", "show", "main.orders"]);
+        shown.sort_by_key(|conflict| conflict["found_at"].as_str().map(str::to_owned));
+        let line = |conflict: &Value| {
+            let fields: Vec<_> = conflict["fields"].as_object().unwrap().keys().cloned().collect();
+            format!("{} {}", conflict["resolution"].as_str().unwrap(), fields.join(","))
+        };
+        shown.iter().map(line).collect()
     }
 
     fn the_open(&self) -> String {
@@ -385,6 +409,52 @@ async fn values_that_the_target_keeps_in_its_own_way_are_no_changes() {
     assert_eq!(target.text("select i, x from t where id = 1").await, "30 days | 2");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_mariadb_keeps_in_its_own_way_are_no_changes() {
+    let Some(server) = fixture::mariadb().await else { return };
+    let (source, target) =
+        (server.database("conflict_source").await, server.database("conflict_values").await);
+    let table = "create table t (id int primary key, f float, d double, n decimal(10,3), c char(5), j json, b bit(9), \
+         e enum('x', 'Y'), s set('a', 'b'), at timestamp(3) null, y binary(4), u uuid, l varchar(9) character set latin1, x int)";
+    source.run(&table.replace("enum('x', 'Y')", "varchar(9)").replace("set('a', 'b')", "varchar(9)")).await;
+    target.run(table).await;
+    source
+        .run(
+            "insert into t values (1, 0.1, 0.1, 1.5, 'ab', '{\"a\": 1}', 257, 'X', 'b,a', '2024-02-29 01:02:03.004', 'abcd', \
+             '123e4567-e89b-12d3-a456-426614174000', 'grüße', 0), \
+             (2, -0e0, 1e300, -1, '', 'null', 0, 'y', '', null, '\\0\\0\\0\\0', null, 'a ', 0), \
+             (3, null, null, null, null, null, null, null, null, null, null, null, null, 0)",
+        )
+        .await;
+    let settings = "t: { change: full, conflicts: target_wins }";
+    let stream = format!("{}.{settings}", source.name());
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &[&stream]);
+    pipeline.ok(&["run"]);
+    source.run("update t set x = 1").await;
+    let report = pipeline.json(&["run"]).remove(0);
+    assert_eq!(
+        (&report["load"]["conflicts"], &report["load"]["upserted"]),
+        (&0.into(), &3.into()),
+        "{report}"
+    );
+    // Equal is not the same: these are changes of the target's.
+    target
+        .run(
+            "update t set l = 'GRÜSSE', f = 0.2, y = 'abce' where id = 1;\nupdate t set l = 'a' where id = 2",
+        )
+        .await;
+    source.run("update t set x = 2, l = 'other', f = f + 1, y = 'abcf' where id in (1, 2)").await;
+    let report = pipeline.json(&["run"]).remove(0);
+    assert_eq!(report["load"]["conflicts"], 2, "{report}");
+    assert_eq!(target.text("select l, x from t order by id").await, "GRÜSSE | 2\na | 2\n∅ | 1");
+    let shown = pipeline.json(&["conflicts", "show", &format!("{}.t", source.name())]);
+    let first = shown.iter().find(|conflict| conflict["record"]["id"] == 1).unwrap();
+    assert_eq!(
+        (&first["values"]["target"]["f"], &first["values"]["base"]["y"]),
+        (&"0.20000000298023224".into(), &"0x61626364".into())
+    );
+}
+
 /// `load` alone, so that the first commit passed is that of the conflicts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_decides_nothing_twice() {
@@ -508,6 +578,29 @@ async fn an_open_conflict_is_resolved_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_conflict_takes_the_place_of_an_older_one() {
+    let case = Case::sqlite("conflicts: manual");
+    let clash = async |column: &str, value: &str| {
+        case.source(&format!("update orders set {column} = 's{value}' where id = 1"));
+        case.target(&format!("update orders set {column} = 't{value}' where id = 1")).await;
+        case.pipeline.ok(&["run"]);
+        case.the_conflicts()
+    };
+    assert_eq!(clash("email", "1").await, ["open email"]);
+    // Another column: both are to be decided.
+    assert_eq!(clash("status", "1").await, ["open email", "open status"]);
+    assert_eq!(clash("email", "2").await, ["superseded email", "open status", "open email"]);
+    let older = case.conflicts().into_iter().find(|one| one["resolution"] == "superseded").unwrap();
+    let older = older["conflict"].as_str().unwrap().to_owned();
+    let refused =
+        case.pipeline.run(&["conflicts", "resolve", "main.orders", "--conflict", &older, "--take", "source"]);
+    assert!(refused.stderr.contains("the conflict is not open"), "{refused:?}");
+    case.pipeline.ok(&["conflicts", "resolve", "main.orders", "--all", "--take", "source"]);
+    assert_eq!(case.loaded().await[0], "1 s2 s1 50");
+    assert_eq!(case.the_conflicts(), ["superseded email", "source status", "source email"]);
+}
+
 /// What rows were before is asked of the lake's past: whatever became of it since, and of its columns.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lake_and_its_columns_may_change_meanwhile() {
@@ -583,7 +676,7 @@ type Table = BTreeMap<i64, Row>;
 async fn chance_finds_no_merge_that_is_wrong() {
     const POLICIES: [&str; 4] = ["source_wins", "last_write_wins", "target_wins", "manual"];
     let postgres = fixture::postgres().await;
-    for seed in 1..=4_u64 {
+    for seed in 1..=5_u64 {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut below = |n: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -603,6 +696,10 @@ async fn chance_finds_no_merge_that_is_wrong() {
                 Case::new(tempfile::tempdir().unwrap(), &url, Place::Postgres(database), &settings)
             }
             _ if seed % 4 == 3 => Case::sql_server(&settings),
+            _ if seed == 5 => match Case::mariadb(&settings).await {
+                Some(case) => case,
+                None => continue,
+            },
             _ => Case::sqlite(&settings),
         };
         let row = || ("a".to_owned(), "a".to_owned(), "50".to_owned());

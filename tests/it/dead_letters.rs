@@ -252,3 +252,60 @@ fn a_crash_at_any_point_loses_and_doubles_no_letter() {
         assert_eq!(shop.in_letters().len(), 36, "{settings}");
     }
 }
+
+/// Files of letters in the lake.
+fn files_aside(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let count = |path: std::path::PathBuf| match path.is_dir() {
+        true => files_aside(&path),
+        false => usize::from(path.extension().is_some_and(|kind| kind == "jsonl")),
+    };
+    entries.map(|entry| count(entry.path())).sum()
+}
+
+#[test]
+fn files_of_letters_that_nobody_names_are_removed() {
+    const REMOVE: [&str; 5] = ["maintain", "--remove-orphans", "--orphan-age", "0s", "--force"];
+    let shop = Shop::new(KEYED, "change: full");
+    let lake = shop.pipeline.location("main", "t");
+    let aside = || files_aside(Path::new(&lake));
+    shop.sql(ADDED);
+    shop.pipeline.run_with_faults(&["run"], "before_commit=return(kill)");
+    assert_eq!(aside(), 1);
+    shop.pipeline.ok(&REMOVE);
+    assert_eq!(aside(), 0);
+    // One that a commit names stays, however old it is.
+    shop.pipeline.run_with_faults(&["run"], "after_commit=return(kill)");
+    assert_eq!(aside(), 1);
+    shop.pipeline.ok(&REMOVE);
+    assert_eq!(aside(), 1);
+    shop.pipeline.ok(&["run"]);
+    assert_eq!((aside(), shop.in_letters()), (0, vec![4, 6]));
+    shop.is_complete();
+}
+
+#[test]
+fn of_many_who_deliver_at_once_each_does_no_harm() {
+    let shop = Shop::new(KEYED, "change: full");
+    for round in 0..3 {
+        shop.sql(&format!(
+            "insert into t (n, v, c) values (1, {0}, 'new'), (1, {0} + 1, null)",
+            10 * (round + 1)
+        ));
+        shop.pipeline.run_with_faults(&["run"], "after_commit=return(kill)");
+        let start = |verb: &[&str]| {
+            let mut command = shop.pipeline.command(verb);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let verbs: [&[&str]; 5] =
+            [&["dlq", "list"], &["dlq", "show", "main.t"], &["dlq", "list"], &["load"], &["dlq", "list"]];
+        for (verb, child) in verbs.iter().zip(verbs.map(start)) {
+            let done = crate::fixture::ran(child.wait_with_output().unwrap());
+            assert_eq!(done.code, Some(0), "{verb:?}: {done:?}");
+        }
+        assert_eq!(shop.in_letters().len(), round + 1);
+    }
+    shop.pipeline.ok(&["run"]);
+    shop.is_complete();
+}

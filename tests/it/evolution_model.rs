@@ -154,6 +154,8 @@ impl World {
             source_table: TableId::bare("t"),
             lake_table: TableId::new("s", "t"),
             target: Some(TargetRef { connection: connection("dwh.db"), table: TableId::bare("t") }),
+            shared: None,
+            group: None,
             settings: StreamSettings::default(),
         };
         let maintenance = frazil::maintain::Policy::default();

@@ -30,7 +30,9 @@ mod shared;
 pub(crate) use azurite::{Azurite, azurite};
 pub(crate) use gcs::{Gcs, gcs};
 pub(crate) use judge::{Store, judge, judge_by, judge_by_three, judge_in};
-pub(crate) use mariadb::{MariaDatabase, MariaDb, PASSWORD as MARIADB_PASSWORD, mariadb};
+pub(crate) use mariadb::{
+    MariaDatabase, MariaDb, PASSWORD as MARIADB_PASSWORD, mariadb, mariadb_apart, mariadb_in_new_york,
+};
 pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};
 pub(crate) use postgres::{Database, PASSWORD, Postgres, postgres, programs as postgres_programs};

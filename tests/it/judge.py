@@ -2,7 +2,8 @@
 
     judge.py LOCATION DATABASE_URL QUERY [READER…]
 
-LOCATION is the table's folder (`file:///…` or `s3://…`) or one of its metadata files. Each reader reads
+LOCATION is the table's folder (`file:///…` or `s3://…`) or one of its metadata files; `#` and a snapshot's id
+behind it mean the table as it was then (not by chdb). Each reader reads
 the table by itself, and each result must equal the query's by EXCEPT ALL in both directions. Readers are
 `duckdb`, `pyiceberg` and `chdb`; the first two, where none is named. DATABASE_URL may be a Parquet file:
 the query then reads `rows` in DuckDB. Lake columns that begin with `_` are ours and are left out, unless
@@ -30,13 +31,14 @@ SHOWN = 5
 
 def main():
     location, database, query, *names = sys.argv[1:]
+    location, _, snapshot = location.partition("#")
     metadata = newest_metadata(location)
     db = connect(metadata)
     truth_types = read_truth(db, database, query)
     rows = db.execute("select count(*) from truth").fetchone()[0]
     problems = []
     for reader in names or ["duckdb", "pyiceberg"]:
-        READERS[reader](db, metadata)
+        READERS[reader](db, metadata, int(snapshot) if snapshot else None)
         problems += compare(db, reader, truth_types)
     for problem in problems:
         print(problem)
@@ -119,12 +121,13 @@ def read_truth(db, url, query):
     return columns(db, "truth")
 
 
-def read_by_duckdb(db, metadata):
+def read_by_duckdb(db, metadata, snapshot=None):
     path = metadata.removeprefix("file://")
-    db.execute(f"create or replace table lake as from iceberg_scan('{path}')")
+    at = f", snapshot_from_id = {snapshot}" if snapshot else ""
+    db.execute(f"create or replace table lake as from iceberg_scan('{path}'{at})")
 
 
-def read_by_pyiceberg(db, metadata):
+def read_by_pyiceberg(db, metadata, snapshot=None):
     properties = {}
     if metadata.startswith("s3://"):
         properties = {
@@ -135,7 +138,7 @@ def read_by_pyiceberg(db, metadata):
         }
     elif not metadata.startswith("file://"):
         metadata = f"file://{metadata}"
-    rows = StaticTable.from_metadata(metadata, properties).scan().to_arrow()
+    rows = StaticTable.from_metadata(metadata, properties).scan(snapshot_id=snapshot).to_arrow()
     # DuckDB has no nanoseconds with a zone: as moments in UTC.
     for place, field in enumerate(rows.schema):
         if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns" and field.type.tz:
@@ -146,7 +149,7 @@ def read_by_pyiceberg(db, metadata):
     db.unregister("rows_of_pyiceberg")
 
 
-def read_by_chdb(db, metadata):
+def read_by_chdb(db, metadata, _):
     """In the types that DuckDB gives the columns: each has its own, and a cast that would change a value
     fails."""
     import chdb

@@ -95,6 +95,7 @@ impl Place {
         let stats = self
             .target
             .apply(Merge {
+                turn: None,
                 stream: "shop.people".into(),
                 table: table.clone(),
                 from: (to > 1).then(|| shows(to - 1)),

@@ -78,6 +78,7 @@ fn merge(
     batches: Vec<RecordBatch>,
 ) -> Merge {
     Merge {
+        turn: None,
         stream: "shop.people".into(),
         table: table.clone(),
         from: from.map(shows),
@@ -141,7 +142,9 @@ async fn rows_are_inserted_updated_and_deleted_by_key() {
     check(
         &engine,
         "SELECT [stream], [target_table], [lake_table], [snapshot_id], [rows], [columns] FROM [dbo].[frazil_applied]",
-        expect!["shop.people|people|00000000-0000-0000-0000-000000000007|2|5|{}"],
+        expect![
+            "(made by frazil)|people|00000000-0000-0000-0000-000000000000|0|0|{}\nshop.people|people|00000000-0000-0000-0000-000000000007|2|5|{}"
+        ],
     );
     assert_eq!(target.plan(&table).await.unwrap(), Vec::<String>::new());
 }

@@ -17,7 +17,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::fixture::{self, MariaDatabase, read_request};
 
-fn open(url: &str) -> Arc<dyn Source> {
+pub(crate) fn open(url: &str) -> Arc<dyn Source> {
     connectors::source(&Connection::parse("shop", url).unwrap()).unwrap()
 }
 
@@ -25,14 +25,15 @@ fn request(db: &MariaDatabase, table: &str, change: ChangeDetection) -> ReadRequ
     read_request(TableId::new(db.name(), table), change)
 }
 
-struct Read {
+/// What a pass read.
+pub(crate) struct Read {
     plan: ReadPlan,
-    batches: Vec<RecordBatch>,
+    pub(crate) batches: Vec<RecordBatch>,
     /// After each portion.
-    resume: Vec<Watermark>,
+    pub(crate) resume: Vec<Watermark>,
 }
 
-async fn read(source: &dyn Source, request: ReadRequest) -> frazil::Result<Read> {
+pub(crate) async fn read(source: &dyn Source, request: ReadRequest) -> frazil::Result<Read> {
     let mut reading = source.open(request).await?;
     let (mut batches, mut resume) = (Vec::new(), Vec::new());
     while let Some(portion) = reading.next().await? {
@@ -325,11 +326,11 @@ async fn what_goes_wrong_is_said_with_what_to_do() {
     .await;
     let source = open(&db.url());
     check(
-        source.table(&TableId::bare("order")).await,
+        source.table(&TableId::bare("hiden")).await,
         &db,
         expect![[r#"
-        config: table does not exist (table: order)
-          hint: did you mean `DB.orders`?"#]],
+        config: table does not exist (table: hiden)
+          hint: did you mean `DB.hidden`?"#]],
     )
     .await;
     let mut tracked = request(&db, "orders", ChangeDetection::Tracking);
@@ -338,7 +339,7 @@ async fn what_goes_wrong_is_said_with_what_to_do() {
         &db,
         expect![[r#"
         config: `change: tracking` is not for MySQL and MariaDB (table: DB.orders, connection: shop)
-          hint: use `auto`, `timestamp`, `id`, `version` or `full`"#]],
+          hint: use `auto`, `timestamp`, `id`, `version`, `trigger` or `full`"#]],
     )
     .await;
     tracked.change = ChangeDetection::Auto;

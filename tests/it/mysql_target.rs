@@ -68,6 +68,7 @@ async fn load(
     target.prepare(table).await?;
     let stats = target
         .apply(Merge {
+            turn: None,
             stream: "shop.people".into(),
             table: table.clone(),
             from: (to > 1).then(|| shows(to - 1)),

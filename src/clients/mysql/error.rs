@@ -163,10 +163,12 @@ fn class(code: u16, state: &str) -> (ErrorKind, Option<&'static str>) {
         1118 | 1071 => {
             (Config, Some("a row or a key is too long for the server: load into a table of your own making"))
         }
+        1644 => (Data, Some("a trigger of the table says so (`SIGNAL`)")),
         1153 | 1301 => (Data, Some("raise the server's `max_allowed_packet`")),
         1148 | 3948 | 4166 => (Config, Some("switch `local_infile` on at the server")),
         _ if state.starts_with("08") => (Transient, None),
-        _ if state.starts_with("22") || state.starts_with("23") => (Data, None),
+        // 45 is for what a database defines itself.
+        _ if ["22", "23", "45"].iter().any(|class| state.starts_with(class)) => (Data, None),
         _ if state.starts_with("42") => (Config, None),
         _ => (ErrorKind::Internal, None),
     }
@@ -234,6 +236,7 @@ fn said(code: u16) -> &'static str {
         1416 => "a value is no geometry of its column",
         3140 | 3819 | 4025 => "a row does not meet a condition of the table",
         1020 | 1412 => "a row or table changed while it was read",
+        1644 => "a trigger refuses a row",
         1301 => "a value is larger than a packet may be",
         _ => "the server refused a statement",
     }

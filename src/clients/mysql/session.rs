@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Params, Row, Value};
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Params, Row, Value};
 
 use crate::error::Result;
 
@@ -68,6 +68,21 @@ impl Session {
     pub(crate) async fn run_with(&mut self, sql: &str, params: Vec<Value>) -> Result<u64> {
         self.exec_drop(sql, Params::Positional(params)).await?;
         Ok(self.affected_rows())
+    }
+
+    /// Turns the session into the server's binlog from a place on, as far as it goes now. The server takes
+    /// us for a replica of this number, and hangs up on an older one that has the same.
+    pub(crate) async fn binlog(mut self, number: u32, file: &str, offset: u64) -> Result<BinlogStream> {
+        if self.server.mariadb {
+            // Otherwise a server takes us for one that does not know its newer events, and leaves them out.
+            self.run("SET @mariadb_slave_capability = 4").await?;
+        }
+        let request = BinlogStreamRequest::new(number)
+            .with_filename(file.as_bytes())
+            .with_pos(offset)
+            .with_non_blocking();
+        let conn = self.conn.take().expect("there until it is dropped");
+        Ok(conn.get_binlog_stream(request).await?)
     }
 
     /// Says whether rows are on their way: a session that is dropped then hangs up.

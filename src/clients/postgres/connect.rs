@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -33,7 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// What we rely on, whatever role and database have set: texts that are exact and the same everywhere,
-/// and no time limit that ends a long read. `lc_monetary` stays: it says where `money` has its point.
+/// and no time limit that ends a long read, unless the URL has one. `lc_monetary` stays: it says where `money` has its point.
 /// Tests pretend to an old server by `options=-c frazil.pretended_version=…`.
 const SETTINGS: &str = "SELECT coalesce(nullif(current_setting('frazil.pretended_version', true), ''), \
      current_setting('server_version_num')), pg_is_in_recovery(), \
@@ -41,7 +42,7 @@ const SETTINGS: &str = "SELECT coalesce(nullif(current_setting('frazil.pretended
      SET datestyle = 'ISO, MDY'; SET intervalstyle = 'iso_8601'; SET timezone = 'UTC'; \
      SET extra_float_digits = 3; SET bytea_output = 'hex'; SET xmloption = 'content'; \
      SET standard_conforming_strings = on; SET client_min_messages = warning; \
-     SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
      SELECT set_config('jit', 'off', false) FROM pg_settings WHERE name = 'jit'";
 
 /// An open session.
@@ -197,7 +198,7 @@ async fn log_in(params: &Params, host: &str, port: u16, tls: Tls) -> Result<Sess
     // From here on the session ends the driver, whatever happens.
     let unknown = Server { version: 0, standby: false, time_zone: String::new(), pid: 0 };
     let mut session = Session { client, switch, server: unknown, driver };
-    session.server = settle(&session.client).await?;
+    session.server = settle(&session.client, params.statement_timeout).await?;
     Ok(session)
 }
 
@@ -209,8 +210,9 @@ async fn drive(driver: impl Future<Output = Result<(), tokio_postgres::Error>>) 
 }
 
 /// Brings the settings in order and learns about the server, in one round trip.
-async fn settle(client: &Client) -> Result<Server> {
-    let answers = client.simple_query(SETTINGS).await?;
+async fn settle(client: &Client, statement_timeout: Option<Duration>) -> Result<Server> {
+    let limit = statement_timeout.map_or(0, |limit| limit.as_millis());
+    let answers = client.simple_query(&format!("{SETTINGS}; SET statement_timeout = {limit}")).await?;
     let row = answers.iter().find_map(|answer| match answer {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

@@ -21,6 +21,8 @@ pub(super) struct Params {
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) connect_timeout: Duration,
+    /// How long one statement may take; `None`: as long as it needs.
+    pub(super) statement_timeout: Option<Duration>,
     pub(super) session: SessionKind,
     pub(super) tls: TlsParams,
 }
@@ -62,7 +64,7 @@ pub(super) enum SslMode {
     VerifyFull,
 }
 
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "host",
     "hostaddr",
     "port",
@@ -76,6 +78,7 @@ const KNOWN: [&str; 18] = [
     "application_name",
     "options",
     "connect_timeout",
+    "statement_timeout",
     "target_session_attrs",
     "passfile",
     "channel_binding",
@@ -151,6 +154,15 @@ impl Params {
                 Err(_) => return Err(config(format!("`connect_timeout={text}` is not a number of seconds"))),
             },
         };
+        let statement_timeout = match said.iter().find(|(key, _)| key == "statement_timeout") {
+            None => None,
+            Some((_, text)) => match text.parse::<u32>() {
+                Ok(seconds) => Some(Duration::from_secs(seconds.into())).filter(|limit| !limit.is_zero()),
+                Err(_) => {
+                    return Err(config(format!("`statement_timeout={text}` is not a number of seconds")));
+                }
+            },
+        };
         let session = match get("target_session_attrs", "PGTARGETSESSIONATTRS").as_deref() {
             None | Some("any") => SessionKind::Any,
             Some("prefer-standby") => SessionKind::PreferStandby,
@@ -166,6 +178,7 @@ impl Params {
             application_name: get("application_name", "PGAPPNAME").unwrap_or_else(|| "frazil".into()),
             options: get("options", "PGOPTIONS"),
             connect_timeout,
+            statement_timeout,
             session,
             tls: tls(&get, env)?,
         })

@@ -34,13 +34,6 @@ fn what_is_wrong_says_where_and_what_was_meant() {
         "#]],
         ),
         (
-            "streams:\n  public.orders: { change: trigger }\n",
-            expect![[r#"
-                config: `change: trigger` is not in this build yet (key: streams.public.orders.change, file: frazil.yaml:2:28)
-                  hint: this build knows `auto`, `timestamp`, `version`, `id`, `full`, `rowversion`, `tracking`, `log`, `temporal`
-            "#]],
-        ),
-        (
             "streams:\n  public.orders: { deletes: sfot }\n",
             expect![[r#"
             config: unknown value `sfot` (key: streams.public.orders.deletes, file: frazil.yaml:2:29)
@@ -117,7 +110,7 @@ fn what_is_wrong_says_where_and_what_was_meant() {
         (
             "just text\n",
             expect![[r#"
-                config: expected a map with `connections`, `lake`, `maintenance`, `defaults` and `streams`, found text (file: frazil.yaml:1:1)
+                config: expected a map with `connections`, `lake`, `maintenance`, `defaults`, `streams` and `shared`, found text (file: frazil.yaml:1:1)
             "#]],
         ),
         (

@@ -5,13 +5,13 @@
 //!                           └───▶ all others ────────▶ written as always
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use async_trait::async_trait;
 
 use super::load::Load;
 use super::refused::NAMED_AT_ONCE;
-use crate::connectors::sql::Plan;
+use crate::connectors::sql::{Beside, Plan, Sided};
 use crate::error::{Error, ErrorKind, Result};
-use crate::target::{Conflicts, FoundConflict};
+use crate::target::Conflicts;
 
 impl Load<'_> {
     /// Decides about all rows that somebody else touched; what is left to write of the others stays staged.
@@ -30,43 +30,26 @@ impl Load<'_> {
                 .ok_or_else(|| Error::new(ErrorKind::Internal, "the server says in other words what differs"))
         });
         let plan = Plan::of(conflicts.rules(), &names, met)?;
-
-        for clashes in plan.clashes.chunks(NAMED_AT_ONCE) {
-            let numbers: Vec<i64> = clashes.iter().map(|(number, _)| *number).collect();
-            let mut sides = self.sides(&numbers).await?;
-            let found = clashes.iter().map(|(number, (kind, fields))| {
-                let found = sides.remove(number);
-                let (key, [source, base, target]) =
-                    found.ok_or_else(|| Error::new(ErrorKind::Internal, "a staged row has gone"))?;
-                let fields = fields.iter().map(|(place, resolution)| (names[*place].to_owned(), *resolution));
-                Ok(FoundConflict { kind: *kind, key, fields: fields.collect(), base, source, target })
-            });
-            conflicts.found(found.collect::<Result<_>>()?)?;
-        }
-        let mut written = 0;
-        let mut alike: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-        for (number, kept) in &plan.mix {
-            alike.entry(kept).or_default().push(*number);
-        }
-        for (kept, numbers) in &alike {
-            for numbers in numbers.chunks(NAMED_AT_ONCE) {
-                written += self.execute(&self.statements.mix(numbers, kept)).await?;
-            }
-        }
-        let done: Vec<i64> =
-            plan.leave.iter().copied().chain(plan.mix.iter().map(|(number, _)| *number)).collect();
-        for numbers in done.chunks(NAMED_AT_ONCE) {
-            self.session.batch(&self.statements.forget(numbers)).await?;
-        }
+        let written = plan.carry_out(self, &names, conflicts, NAMED_AT_ONCE).await?;
         self.staged.deletes = self.count(&self.statements.count_staged_deletes()).await?;
         Ok(written)
     }
+}
 
-    /// The keys of staged rows, and what source, base and target have of them, as JSON.
-    async fn sides(&mut self, numbers: &[i64]) -> Result<HashMap<i64, (String, [Option<String>; 3])>> {
+#[async_trait]
+impl Beside for Load<'_> {
+    async fn mix(&mut self, numbers: &[i64], kept: &str) -> Result<u64> {
+        self.execute(&self.statements.mix(numbers, kept)).await
+    }
+
+    async fn forget(&mut self, numbers: &[i64]) -> Result<()> {
+        self.session.batch(&self.statements.forget(numbers)).await
+    }
+
+    async fn sides(&mut self, numbers: &[i64]) -> Result<Sided> {
         let rows = self.session.rows(&self.statements.clashes(numbers)).await?;
         let names: Vec<&str> = self.statements.columns.iter().map(|column| column.name.as_str()).collect();
-        let mut found = HashMap::new();
+        let mut found = Sided::new();
         for row in &rows {
             let mut sides = [None, None, None];
             for (place, side) in sides.iter_mut().enumerate() {

@@ -71,6 +71,12 @@ pub(super) fn choose(relation: &Relation, request: &ReadRequest, snapshot: bool)
     if change == ChangeDetection::Full {
         return plain(change, Vec::new());
     }
+    if change == ChangeDetection::Trigger {
+        let message = "SQL Server gets no triggers of ours: Change Tracking does the same";
+        return Err(Error::new(ErrorKind::Config, message)
+            .with("table", &relation.id)
+            .hint("use `change: tracking`; `frazil setup` switches it on"));
+    }
     if COMPLETE.contains(&change) {
         return match unusable(change, relation, request, snapshot) {
             None => plain(change, Vec::new()),
@@ -219,7 +225,7 @@ pub(super) fn request_columns<'a>(relation: &'a Relation, request: &'a ReadReque
 }
 
 /// The statement that makes the server capture a table's changes.
-fn enable(relation: &Relation, instance: Option<&str>) -> String {
+pub(super) fn enable(relation: &Relation, instance: Option<&str>) -> String {
     let (schema, name) = (literal(relation.id.schema_or("dbo")), literal(&relation.id.name));
     let instance =
         instance.map(|name| format!(", @capture_instance = {}", literal(name))).unwrap_or_default();

@@ -8,7 +8,7 @@ use arrow::datatypes::Schema;
 use super::discover::text as text_of;
 use super::shape::KEY_COLLATION;
 use crate::clients::mssql::{Session, literal, number};
-use crate::connectors::sql::{History, MSSQL, Renames, lake_ids};
+use crate::connectors::sql::{self, History, MSSQL, Renames, lake_ids};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
@@ -40,6 +40,11 @@ pub(super) fn create(table: &TableId) -> String {
          CONSTRAINT [pk_frazil_applied] PRIMARY KEY ([stream], [target_table])\n)",
         MSSQL.table(&beside(table))
     )
+}
+
+/// The statements that note that we make a table.
+pub(super) fn made(table: &TableId) -> [String; 2] {
+    sql::made(&MSSQL, &beside(table), table, literal)
 }
 
 /// The statements that note columns by their new names. They belong in the transaction that renames.

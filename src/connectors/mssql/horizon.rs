@@ -84,6 +84,14 @@ pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horiz
                 cursor.name,
                 offset.abs()
             ));
+            if offset < 0 {
+                // Nothing here tells when clocks are set back; east of UTC the wait is longer than that hour.
+                horizon.notes.push(format!(
+                    "where clocks are set back by an hour, rows of the hour that comes twice may be passed over: \
+                     set `lag: 1h` for that night, or make `{}` a `datetimeoffset`",
+                    cursor.name
+                ));
+            }
         }
         *at = at.floor(&cursor.of);
     }

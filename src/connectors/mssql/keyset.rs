@@ -12,7 +12,9 @@
 
 use super::discover::{Column, Relation};
 use crate::clients::mssql::Session;
-use crate::connectors::sql::{MSSQL, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select};
+use crate::connectors::sql::{
+    MSSQL, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, beyond, up_to,
+};
 use crate::error::Result;
 
 /// Bytes of a row where nothing is known.
@@ -88,51 +90,16 @@ impl Keyset {
         self.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// `a > x OR (a = x AND b > y)`: T-SQL compares no rows.
-    fn beyond(&self, bound: &Bound) -> String {
-        let mut ways = Vec::new();
-        for last in 0..self.columns.len() {
-            let mut parts = Vec::new();
-            for (at, (column, value)) in self.columns.iter().zip(bound).enumerate().take(last + 1) {
-                let operator = if at == last { ">" } else { "=" };
-                parts.push(format!("{} {operator} {}", column.name, column.literal(value)));
-            }
-            ways.push(format!("({})", parts.join(" AND ")));
-        }
-        // The first column alone bounds the search in the index.
-        let first = &self.columns[0];
-        match ways.len() {
-            1 => ways.remove(0),
-            _ => format!("{} >= {} AND ({})", first.name, first.literal(&bound[0]), ways.join(" OR ")),
-        }
-    }
-
-    fn up_to(&self, bound: &Bound) -> String {
-        let mut ways = Vec::new();
-        for last in 0..self.columns.len() {
-            let mut parts = Vec::new();
-            for (at, (column, value)) in self.columns.iter().zip(bound).enumerate().take(last + 1) {
-                let operator = match at == last {
-                    false => "=",
-                    true if last + 1 == self.columns.len() => "<=",
-                    true => "<",
-                };
-                parts.push(format!("{} {operator} {}", column.name, column.literal(value)));
-            }
-            ways.push(format!("({})", parts.join(" AND ")));
-        }
-        let first = &self.columns[0];
-        match ways.len() {
-            1 => ways.remove(0),
-            _ => format!("{} <= {} AND ({})", first.name, first.literal(&bound[0]), ways.join(" OR ")),
-        }
+    fn against<'a>(&'a self, bound: &'a Bound) -> Vec<(&'a str, String)> {
+        let pairs = self.columns.iter().zip(bound);
+        pairs.map(|(column, value)| (column.name.as_str(), column.literal(value))).collect()
     }
 
     /// `lower < key <= upper`
     fn range(&self, lower: Option<&Bound>, upper: Option<&Bound>) -> Option<String> {
         let mut conditions = Vec::new();
-        conditions.extend(lower.map(|bound| self.beyond(bound)));
-        conditions.extend(upper.map(|bound| self.up_to(bound)));
+        conditions.extend(lower.map(|bound| beyond(&self.against(bound))));
+        conditions.extend(upper.map(|bound| up_to(&self.against(bound))));
         (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 }

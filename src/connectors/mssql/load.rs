@@ -20,26 +20,19 @@ use super::relation::{self, Relation};
 use super::stage::{self, Staged};
 use super::statements::{Statements, Way};
 use crate::clients::mssql::{Isolation, Session};
-use crate::connectors::sql::{check_changes, check_changes_with_base, check_changes_with_letters, endings};
+use crate::connectors::sql::{
+    Hears, check_changes, check_changes_with_base, check_changes_with_letters, check_key, endings,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::{TableId, base_column};
-use crate::target::{Conflicts, Deletes, Merge, MergeStats, Refusals, Strategy};
+use crate::target::{Conflicts, Deletes, Merge, MergeStats, Refusals, Strategy, TURN};
 
 /// How long to wait, in milliseconds, for a lock on the table that somebody else holds.
 const PATIENCE: u32 = 60_000;
 
 /// Staged rows from which an index on them pays: below, the server joins them as they are.
 const INDEX_FROM: u64 = 5_000;
-
-/// Who hears of rows that are not just written.
-#[derive(Default)]
-pub(super) struct Hears {
-    /// Where refused rows go; without it the first one ends the load.
-    pub(super) refusals: Option<Arc<dyn Refusals>>,
-    /// Who decides about rows that others changed; without it nobody looks.
-    pub(super) conflicts: Option<Arc<dyn Conflicts>>,
-}
 
 /// Runs the transaction up to, and without, its commit.
 pub(super) async fn run(
@@ -49,15 +42,14 @@ pub(super) async fn run(
     hears: Hears,
 ) -> Result<MergeStats> {
     let Hears { refusals, conflicts } = hears;
-    if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
-        return Err(Error::new(ErrorKind::Config, "a merge needs a key")
-            .with("table", id)
-            .hint("set `primary_key`, or use `mode: append`"));
-    }
+    check_key(id, &merge)?;
     // An error ends the transaction: no half of a statement is ever committed. Where rows may be refused,
     // each statement has a savepoint of its own instead.
     session.batch(if refusals.is_none() { "SET XACT_ABORT ON" } else { "SET XACT_ABORT OFF" }).await?;
     session.begin(Isolation::ReadCommitted).await?;
+    if let Some(turn) = merge.turn {
+        control::claim(session, TURN, id, turn.from, turn.to).await?;
+    }
     control::claim(session, &merge.stream, id, merge.from, merge.to).await?;
     session.batch(&format!("SET LOCK_TIMEOUT {PATIENCE}")).await?;
 

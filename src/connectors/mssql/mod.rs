@@ -2,6 +2,7 @@
 
 use super::Connector;
 
+mod arrange;
 mod beside;
 mod capture;
 mod choose;

@@ -29,6 +29,7 @@ pub(super) async fn plan(session: &mut Session, id: &TableId, table: &TargetTabl
     if !relation::schema_exists(session, id).await? {
         statements.push(format!("CREATE SCHEMA {}", MSSQL.ident(id.schema_or("dbo"))));
         statements.push(control::create(id));
+        statements.extend(control::made(id));
         statements.push(create(id, &wanted, &table.stored_key()));
         return Ok(statements);
     }
@@ -37,6 +38,7 @@ pub(super) async fn plan(session: &mut Session, id: &TableId, table: &TargetTabl
         statements.push(control::create(id));
     }
     let Some(mut relation) = relation::relation(session, id).await? else {
+        statements.extend(control::made(id));
         statements.push(create(id, &wanted, &table.stored_key()));
         return Ok(statements);
     };

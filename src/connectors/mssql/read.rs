@@ -74,7 +74,7 @@ impl Reading for MssqlReading {
                 rows(session, Arc::clone(&queue), Arc::clone(&self.shape), Arc::clone(&self.sessions))
             })
             .collect();
-        Ok(Some(Portion { streams, resume: resume.write(), complete }))
+        Ok(Some(Portion { streams, resume: resume.write(), complete, oldest: None }))
     }
 }
 

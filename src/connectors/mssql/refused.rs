@@ -1,25 +1,21 @@
 //! A load without the rows that the server refuses.
 //!
-//! ```text
-//! staged rows ──all at once──▶ done
-//!                    └─ refused ─▶ one half ─▶ done      each after a savepoint, so that what
-//!                                 └▶ other half ─▶ …     failed is taken back and the rest stays
-//! ```
-//!
 //! Values that fit into no cell of a bulk load are found on the way to the staging table
 //! ([`stage`](super::stage)), texts outside of a code page in it; what constraints and triggers say, by
-//! halving, at some `2 log₂ n` statements a refused row. A row may be refused for a value that another row
-//! gives up only later: so the refused ones are tried again, until none of them gets in.
+//! halving, each time after a savepoint, so that what failed is taken back and the rest stays.
 //!
 //! A trigger that rolls back, and a conversion that fails in the middle of a batch, end the whole
 //! transaction and not one statement: then the load stops, for nobody can say what else went with it.
 
 use std::collections::HashMap;
+use std::ops::Range;
+
+use async_trait::async_trait;
 
 use super::load::Load;
 use super::statements::Way;
-use crate::error::{Error, ErrorKind, Result};
-use crate::target::Refused;
+use crate::connectors::sql::{Attempts, by_halves, with_letters};
+use crate::error::{ErrorKind, Result};
 
 /// How many staged rows one statement names: a list much longer takes the server long to compile.
 pub(super) const NAMED_AT_ONCE: usize = 500;
@@ -37,6 +33,22 @@ pub(super) enum Part {
     New,
 }
 
+struct Try<'a, 'b> {
+    load: &'a mut Load<'b>,
+    part: Part,
+}
+
+#[async_trait]
+impl Attempts for Try<'_, '_> {
+    async fn attempt(&mut self, among: Range<i64>) -> Result<Result<u64, String>> {
+        self.load.attempt(self.part, among).await
+    }
+
+    fn note(&self, reason: &str) -> Result<()> {
+        self.load.note(reason)
+    }
+}
+
 impl Load<'_> {
     /// Does one part of a load with all rows staged; where rows may be refused, with those that are not.
     /// Returns how many rows of the table it changed.
@@ -45,36 +57,8 @@ impl Load<'_> {
         if self.refusals.is_none() {
             return self.execute(&statement).await;
         }
-        let end = i64::try_from(self.staged.rows).unwrap_or(i64::MAX - 1) + 1;
-        let (mut changed, mut refused) = (0, Vec::new());
-        let mut ranges = vec![(1, end)];
-        while let Some((from, to)) = ranges.pop() {
-            match self.attempt(part, from, to).await? {
-                Ok(rows) => changed += rows,
-                Err(reason) if to - from == 1 => {
-                    self.note(&reason)?;
-                    refused.push((from, reason));
-                }
-                Err(_) => {
-                    let half = from + (to - from) / 2;
-                    ranges.extend([(half, to), (from, half)]);
-                }
-            }
-        }
-        loop {
-            let before = refused.len();
-            let mut left = Vec::new();
-            for (row, reason) in std::mem::take(&mut refused) {
-                match self.attempt(part, row, row + 1).await? {
-                    Ok(rows) => changed += rows,
-                    Err(_) => left.push((row, reason)),
-                }
-            }
-            refused = left;
-            if refused.len() == before {
-                break;
-            }
-        }
+        let rows = self.staged.rows;
+        let (changed, refused) = by_halves(&mut Try { load: self, part }, rows).await?;
         self.refused.extend(refused);
         self.statements.among = None;
         Ok(changed)
@@ -113,17 +97,12 @@ impl Load<'_> {
                 letters.extend(row.try_get::<i64, _>(0)?.zip(letter));
             }
         }
-        let refused = refused.into_iter().map(|(number, reason)| {
-            let letter = letters.remove(&number);
-            let letter = letter.ok_or_else(|| Error::new(ErrorKind::Internal, "a staged row has gone"))?;
-            Ok(Refused { letter, reason })
-        });
-        refusals.keep(refused.collect::<Result<_>>()?).await
+        refusals.keep(with_letters(refused, letters)?).await
     }
 
     /// Does a part with some of the staged rows, or nothing and says why the server refuses one of them.
-    async fn attempt(&mut self, part: Part, from: i64, to: i64) -> Result<Result<u64, String>> {
-        self.statements.among = Some(from..to);
+    async fn attempt(&mut self, part: Part, among: Range<i64>) -> Result<Result<u64, String>> {
+        self.statements.among = Some(among);
         let Some(statement) = self.statement(part) else { return Ok(Ok(0)) };
         self.session.batch("SAVE TRANSACTION [frazil_part]").await?;
         match self.execute(&statement).await {

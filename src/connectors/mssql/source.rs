@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
+use super::arrange::arrange;
 use super::capture;
 use super::choose::{Order, choose};
 use super::discover::{self, Relation};
@@ -22,7 +23,8 @@ use crate::connection::Connection;
 use crate::connectors::sql::{MSSQL, counting, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{
-    ChangeDetection, Finding, OutOfRange, ReadPlan, ReadRequest, Reading, Severity, Source, ValuePolicy,
+    Arrangement, ChangeDetection, Finding, Goal, OutOfRange, ReadPlan, ReadRequest, Reading, Severity,
+    Source, ValuePolicy,
 };
 use crate::table::{Fidelity, TableDescription, TableId};
 
@@ -98,6 +100,26 @@ impl Source for MssqlSource {
         let findings = findings(&mut session, &relation, request, snapshot).await?;
         self.rest(session);
         Ok(findings)
+    }
+
+    async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
+        let mut session = self.session(Options::default()).await?;
+        let relation = discover::one(&mut session, &request.table).await?;
+        let snapshot = window::allows_snapshot(&mut session).await?;
+        self.rest(session);
+        if request.change == ChangeDetection::Trigger {
+            choose(&relation, request, snapshot)?;
+        }
+        Ok(arrange(&relation, request.change, snapshot, goal))
+    }
+
+    async fn execute(&self, arrangement: &Arrangement) -> Result<()> {
+        let mut session = self.session(Options::default()).await?;
+        for statement in &arrangement.statements {
+            session.batch(statement).await?;
+        }
+        self.rest(session);
+        Ok(())
     }
 }
 

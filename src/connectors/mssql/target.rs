@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::load::Hears;
 use super::{control, load, preflight, prepare, relation};
 use crate::clients::mssql::{Options, Session, connect, number};
 use crate::connection::Connection;
+use crate::connectors::sql::Hears;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
@@ -124,11 +124,11 @@ impl Target for SqlServer {
     }
 
     async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
-        self.load(merge, Hears { refusals: Some(refusals), conflicts: None }).await
+        self.load(merge, Hears::of_refusals(refusals)).await
     }
 
     async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
-        self.load(merge, Hears { refusals: None, conflicts: Some(conflicts) }).await
+        self.load(merge, Hears::of_conflicts(conflicts)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

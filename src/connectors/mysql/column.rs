@@ -176,7 +176,7 @@ impl Column {
         Ok(8)
     }
 
-    fn push_null(&mut self) {
+    pub(super) fn push_null(&mut self) {
         match &mut self.values {
             Values::Bool(values) => values.append_null(),
             Values::Int32(values) => values.append_null(),

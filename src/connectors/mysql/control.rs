@@ -8,7 +8,7 @@ use mysql_async::Value;
 
 use super::shape::key_collation;
 use crate::clients::mysql::{Server, Session, integer, literal, number, text};
-use crate::connectors::sql::{History, MYSQL, Renames, lake_ids};
+use crate::connectors::sql::{self, History, MYSQL, Renames, lake_ids};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
@@ -42,6 +42,11 @@ pub(super) fn create(table: &TableId, server: &Server) -> String {
          `halfway` varchar(60),\n  PRIMARY KEY (`stream`, `target_table`)\n) ENGINE=InnoDB CHARACTER SET utf8mb4",
         MYSQL.table(&beside(table))
     )
+}
+
+/// The statements that note that we make a table.
+pub(super) fn made(table: &TableId) -> [String; 2] {
+    sql::made(&MYSQL, &beside(table), table, literal)
 }
 
 /// The statements that note columns by their new names.

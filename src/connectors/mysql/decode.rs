@@ -2,10 +2,11 @@
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
-use mysql_async::Row;
+use mysql_async::{Row, Value};
 
 use super::codec::Codec;
 use super::column::Column;
+use crate::connectors::sql::Unfit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
 
@@ -20,6 +21,8 @@ pub(super) struct Decoder {
     batch_bytes: usize,
     rows: usize,
     bytes: usize,
+    /// Rows that go aside, where they may.
+    unfit: Option<Unfit>,
 }
 
 impl Decoder {
@@ -42,23 +45,43 @@ impl Decoder {
             batch_bytes: batch_bytes.min(BATCH_BYTES_LIMIT),
             rows: 0,
             bytes: 0,
+            unfit: None,
         }
+    }
+
+    /// Where rows with values that do not fit may go aside.
+    pub(super) fn with_unfit(self, unfit: Option<Unfit>) -> Self {
+        Self { unfit, ..self }
     }
 
     /// Takes a row; a batch when it is full.
     #[inline]
     pub(super) fn push(&mut self, row: &Row) -> Result<Option<RecordBatch>> {
-        if row.len() != self.columns.len() {
+        self.take(row.len(), |index| row.as_ref(index).expect("counted above, and taken by nobody"))
+    }
+
+    /// The same for values that are in no row of the client's.
+    pub(super) fn push_values(&mut self, row: &[Value]) -> Result<Option<RecordBatch>> {
+        self.take(row.len(), |index| &row[index])
+    }
+
+    #[inline]
+    fn take<'a>(&mut self, len: usize, value: impl Fn(usize) -> &'a Value) -> Result<Option<RecordBatch>> {
+        if len != self.columns.len() {
             return Err(Error::new(
                 ErrorKind::Transient,
                 "a row has another number of columns than asked for",
             ));
         }
         for (index, column) in self.columns.iter_mut().enumerate() {
-            let value = row.as_ref(index).expect("counted above, and taken by nobody");
-            match column.push(value) {
+            match column.push(value(index)) {
                 Ok(bytes) => self.bytes += bytes,
-                Err(bad) => return Err(bad.of(self.schema.field(index).name())),
+                Err(bad) => {
+                    let error = bad.of(self.schema.field(index).name());
+                    let Some(unfit) = &mut self.unfit else { return Err(error) };
+                    unfit.note(self.rows, index, error)?;
+                    column.push_null();
+                }
             }
         }
         self.rows += 1;
@@ -80,7 +103,13 @@ impl Decoder {
 
     fn batch(&mut self) -> Result<RecordBatch> {
         let arrays: Vec<_> = self.columns.iter_mut().map(Column::finish).collect();
-        (self.rows, self.bytes) = (0, 0);
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        if let Some(unfit) = &mut self.unfit
+            && let Some(batch) = unfit.batch(&arrays, rows)?
+        {
+            return Ok(batch);
+        }
         for (array, field) in arrays.iter().zip(self.schema.fields()) {
             if !field.is_nullable() && array.null_count() > 0 {
                 // The schema was read before; the server would never send this for it.

@@ -21,6 +21,10 @@ use crate::table::{
 /// The server's own databases.
 const OWN: &str = "('information_schema', 'performance_schema', 'mysql', 'sys')";
 
+/// The condition on a foreign key that it changes rows when others change.
+pub(super) const CASCADES: &str =
+    "(DELETE_RULE NOT IN ('RESTRICT', 'NO ACTION') OR UPDATE_RULE NOT IN ('RESTRICT', 'NO ACTION'))";
+
 /// A relation, as far as reading it needs.
 #[derive(Debug, Clone)]
 pub(super) struct Relation {
@@ -143,13 +147,14 @@ impl Relation {
     }
 }
 
-/// Everything that the user may read, of the URL's database or of all, in name order.
+/// Everything that the user may read, of the URL's database or of all, in name order; what triggers of ours
+/// write to is left out.
 pub(super) async fn all(session: &mut Session) -> Result<Vec<Relation>> {
     let filter = match &session.server().database {
         Some(database) => format!("TABLE_SCHEMA = {}", literal(database)),
         None => format!("TABLE_SCHEMA NOT IN {OWN}"),
     };
-    relations(session, &filter).await
+    relations(session, &format!("{filter} AND TABLE_NAME NOT LIKE '\\_frazil\\_%'")).await
 }
 
 /// One relation, or an error that names the ones with similar names.
@@ -269,7 +274,8 @@ const RELATIONS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, TABLE_ROWS
      ORDER BY CAST(TABLE_SCHEMA AS BINARY), CAST(TABLE_NAME AS BINARY)";
 
 const COLUMNS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, \
-     IS_NULLABLE = 'YES', NUMERIC_PRECISION, COALESCE(NUMERIC_SCALE, DATETIME_PRECISION), COLLATION_NAME, EXTRA, COLUMN_DEFAULT IS NOT NULL \
+     IS_NULLABLE = 'YES', NUMERIC_PRECISION, COALESCE(NUMERIC_SCALE, DATETIME_PRECISION), COLLATION_NAME, EXTRA, \
+     COLUMN_DEFAULT IS NOT NULL AND (IS_NULLABLE = 'NO' OR COLUMN_DEFAULT <> 'NULL') \
      FROM information_schema.COLUMNS WHERE {filter} ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION";
 
 const KEYS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, SEQ_IN_INDEX, COLUMN_NAME, SUB_PART \

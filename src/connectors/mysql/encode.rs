@@ -16,8 +16,11 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 use self::cells::{Form, cell, prepared};
 use super::kind::Kind;
+use super::statements::ASIDE;
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
+use crate::table::HAS_BASE;
+use crate::target::LETTER_COLUMN;
 
 /// How the cells of a column are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +143,19 @@ pub(super) struct Output {
     pub(super) key: bool,
 }
 
+impl Output {
+    /// Whether rows were there before, at this place in the batch.
+    pub(super) fn base_mark(index: usize) -> Self {
+        Self { index, name: HAS_BASE.to_owned(), wire: Wire::Whole(0, 1), key: false }
+    }
+
+    /// The letters of rows that are told apart, at this place in the batch.
+    pub(super) fn letter(index: usize) -> Self {
+        let wire = Wire::Text { characters: None, bytes: u64::MAX, padded: false };
+        Self { index, name: LETTER_COLUMN.to_owned(), wire, key: false }
+    }
+}
+
 /// How a row looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -191,43 +207,94 @@ impl<'a> Batch<'a> {
         self.ops.len()
     }
 
-    /// How many of them are deletes.
-    pub(super) fn deletes(&self) -> u64 {
-        self.ops.values().iter().filter(|op| **op == Op::Delete as i8).count() as u64
+    /// Whether a row is a delete.
+    pub(super) fn deletes(&self, row: usize) -> bool {
+        self.ops.value(row) == Op::Delete as i8
     }
 
-    /// Appends a row and its operation. Fails with [`Data`](ErrorKind::Data) where a value does not fit.
+    /// Appends a row, its number if it has one, and its operation. Fails with [`Data`](ErrorKind::Data) where a
+    /// value does not fit, and has then appended nothing.
     pub(super) fn write(
         &self,
         row: usize,
         format: Format,
+        number: Option<u64>,
         out: &mut Vec<u8>,
         scratch: &mut Vec<u8>,
     ) -> Result<()> {
-        let (open, between, close): (&[u8], u8, &[u8]) = match format {
-            Format::Line => (b"", b'\t', b"\n"),
-            Format::Values => (b"(", b',', b")"),
-        };
-        out.extend_from_slice(open);
-        for (output, array) in self.outputs.iter().zip(&self.columns) {
-            if array.is_null(row) {
-                out.extend_from_slice(if format == Format::Line { b"\\N" } else { b"NULL" });
-            } else {
-                scratch.clear();
-                let form =
-                    cell(output.wire, array, row, scratch).map_err(|problem| problem.error(&output.name))?;
-                match (format, form) {
-                    (Format::Line, Form::Bare) => out.extend_from_slice(scratch),
-                    (Format::Line, _) => escape_line(scratch, out),
-                    (Format::Values, Form::Bytes) => hex(scratch, out),
-                    (Format::Values, _) => quote(scratch, out),
-                }
-            }
-            out.push(between);
+        let begin = out.len();
+        let op = self.ops.value(row) as u8;
+        let written = self.append(row, format, (number, op), out, |output, array, out| {
+            scratch.clear();
+            let form =
+                cell(output.wire, array, row, scratch).map_err(|problem| problem.error(&output.name))?;
+            escape(format, form, scratch, out);
+            Ok(())
+        });
+        if written.is_err() {
+            out.truncate(begin);
         }
-        out.push(if self.ops.value(row) == Op::Delete as i8 { b'1' } else { b'0' });
-        out.extend_from_slice(close);
+        written
+    }
+
+    /// Appends a row that does not fit, put aside: of its values only those of the key, as far as they fit, and
+    /// its letter, which is the last output.
+    pub(super) fn write_aside(
+        &self,
+        row: usize,
+        format: Format,
+        number: u64,
+        out: &mut Vec<u8>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<()> {
+        let letter = self.outputs.last().map(|output| output.index);
+        self.append(row, format, (Some(number), ASIDE), out, |output, array, out| {
+            scratch.clear();
+            let wanted = output.key || Some(output.index) == letter;
+            match wanted.then(|| cell(output.wire, array, row, scratch)) {
+                Some(Ok(form)) => escape(format, form, scratch, out),
+                _ => out.extend_from_slice(null(format)),
+            }
+            Ok(())
+        })
+    }
+
+    fn append(
+        &self,
+        row: usize,
+        format: Format,
+        (number, op): (Option<u64>, u8),
+        out: &mut Vec<u8>,
+        mut value: impl FnMut(&Output, &ArrayRef, &mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let (open, between, close) = match format {
+            Format::Line => ("", '\t', "\n"),
+            Format::Values => ("(", ',', ")"),
+        };
+        out.extend_from_slice(open.as_bytes());
+        for (output, array) in self.outputs.iter().zip(&self.columns) {
+            match array.is_null(row) {
+                true => out.extend_from_slice(null(format)),
+                false => value(output, array, out)?,
+            }
+            out.push(between as u8);
+        }
+        let number = number.map(|number| format!("{number}{between}")).unwrap_or_default();
+        out.extend_from_slice(format!("{number}{op}{close}").as_bytes());
         Ok(())
+    }
+}
+
+fn null(format: Format) -> &'static [u8] {
+    if format == Format::Line { b"\\N" } else { b"NULL" }
+}
+
+fn escape(format: Format, form: Form, cell: &[u8], out: &mut Vec<u8>) {
+    match (format, form) {
+        (Format::Line, Form::Bare) => out.extend_from_slice(cell),
+        (Format::Line, _) => escape_line(cell, out),
+        (Format::Values, Form::Bytes) => hex(cell, out),
+        (Format::Values, _) => quote(cell, out),
     }
 }
 

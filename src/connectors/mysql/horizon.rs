@@ -60,10 +60,27 @@ pub(super) struct Horizon<T> {
     pub(super) notes: Vec<String>,
 }
 
-/// The clock in UTC, the distance of the server's own time from it in minutes, and whether it may be written.
-const CLOCK: &str = "SELECT CAST(UTC_TIMESTAMP(6) AS CHAR), \
-     COALESCE(TIMESTAMPDIFF(MINUTE, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@GLOBAL.time_zone)), 0), \
-     @@GLOBAL.read_only";
+/// Hours from now at which the distance of local time from UTC is asked for: no zone sets its clocks back by
+/// more than three.
+const AHEAD: [u8; 4] = [0, 1, 2, 3];
+
+/// The clock in UTC, whether the server may be written, and the distance of its own time from UTC in minutes:
+/// now and in some hours.
+fn clock_query() -> String {
+    let distance = AHEAD.map(|hours| {
+        let then = format!("UTC_TIMESTAMP() + INTERVAL {hours} HOUR");
+        format!(
+            ", COALESCE(TIMESTAMPDIFF(MINUTE, {then}, CONVERT_TZ({then}, '+00:00', @@GLOBAL.time_zone)), 0)"
+        )
+    });
+    format!("SELECT CAST(UTC_TIMESTAMP(6) AS CHAR), @@GLOBAL.read_only{}", distance.concat())
+}
+
+/// By how many minutes the earliest time that is written from now on is less than the clock's, whether in UTC
+/// or in local time. Where clocks are about to be set back, local time comes a second time.
+fn earliest(distances: &[i64]) -> i64 {
+    distances.iter().copied().min().unwrap_or_default().min(0)
+}
 
 /// Statements that run and may write: how long, in microseconds.
 const RUNNING: &str = "FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() \
@@ -74,11 +91,12 @@ const RUNNING: &str = "FROM information_schema.PROCESSLIST WHERE ID <> CONNECTIO
 /// The horizon of a cursor that counts time.
 pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horizon<Micros>> {
     // The clock in a statement of its own: by the time of the next one, who began before it can be seen.
-    let rows = session.rows(CLOCK).await?;
+    let rows = session.rows(&clock_query()).await?;
     let silent = || Error::new(ErrorKind::Internal, "the server tells no time");
     let row = rows.first().ok_or_else(silent)?;
     let clock = moment(&text(row, 0)).ok_or_else(silent)?;
-    let (offset, read_only) = (integer(row, 1).unwrap_or_default(), text(row, 2) == "1");
+    let distances = AHEAD.map(|hours| integer(row, 2 + usize::from(hours)).unwrap_or_default());
+    let (offset, read_only) = (distances[0], text(row, 1) == "1");
     let mut horizon = Horizon { at: Some(clock), held_by: None, notes: Vec::new() };
     if read_only {
         horizon.notes.push(
@@ -98,9 +116,9 @@ pub(super) async fn time(session: &mut Session, cursor: &Cursor) -> Result<Horiz
         }
         Err(error) => return Err(error),
     };
-    if cursor.of.base != "timestamp" && offset != 0 {
+    if cursor.of.base != "timestamp" && distances != [0; AHEAD.len()] {
         // Local time is ahead of UTC or behind it; whatever the column holds, the earlier is safe.
-        at.0 += offset.min(0) * MINUTE;
+        at.0 += earliest(&distances) * MINUTE;
         horizon.notes.push(format!(
             "`{}` has no time zone and the server is {offset} minutes from UTC: what was written in the last {} minutes may wait",
             cursor.name,
@@ -188,7 +206,9 @@ pub(super) async fn identity(
         format!("SELECT CAST(MAX({}) AS CHAR) FROM {}", MYSQL.ident(&cursor.name), relation.quoted());
     let at = session.rows(&largest).await?.first().and_then(|row| integer(row, 0)).map(Number);
     let first = writers(session).await.map_err(|error| match number(&error) {
-        Some(DENIED) => error.hint(format!("{GRANT}, so that rows of open transactions are not missed")),
+        Some(DENIED) => Error::new(ErrorKind::Permission, "the user may not see who is writing")
+            .hint(format!("{GRANT}, so that rows of open transactions are not missed"))
+            .because(error),
         _ => error,
     })?;
     let mut left = first;
@@ -219,6 +239,21 @@ async fn writers(session: &mut Session) -> Result<HashSet<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_time_that_comes_twice_is_read_once_it_has_come_twice() {
+        // New York: four hours behind until the clocks are set back, five from then on.
+        let back = 6 * 60;
+        let distance = |utc: i64| if utc < back { -240 } else { -300 };
+        let local = |utc: i64| utc + distance(utc);
+        for now in 0..12 * 60 {
+            let horizon = now + earliest(&AHEAD.map(|hours| distance(now + 60 * i64::from(hours))));
+            let written_later = (now..20 * 60).map(local).min().unwrap();
+            assert!(horizon <= written_later, "{now}: {horizon} {written_later}");
+            assert!(horizon >= local(now) - 60, "no longer than the hour that comes twice");
+        }
+        assert_eq!((earliest(&[345; 4]), earliest(&[0; 4]), earliest(&[60, 0, 0, 0])), (0, 0, 0));
+    }
 
     #[test]
     fn who_has_written_is_told_from_who_has_only_read() {

@@ -13,7 +13,9 @@
 
 use super::discover::{Column, Relation};
 use crate::clients::mysql::{Session, literal, text};
-use crate::connectors::sql::{MYSQL, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select};
+use crate::connectors::sql::{
+    MYSQL, RANGE_BYTES, RANGES_A_STREAM, SMALLEST_RANGE_BYTES, Select, beyond, up_to,
+};
 use crate::error::Result;
 
 /// Bytes of a row where nothing is known.
@@ -86,41 +88,16 @@ impl Keyset {
         self.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// `a > x OR (a = x AND b > y)`: the server finds no range of an index in a comparison of rows.
-    fn compare(&self, bound: &Bound, inner: &str, last: &str) -> String {
-        let mut ways = Vec::new();
-        for at in 0..self.columns.len() {
-            let parts: Vec<_> = self
-                .columns
-                .iter()
-                .zip(bound)
-                .enumerate()
-                .take(at + 1)
-                .map(|(i, (column, value))| {
-                    let operator = match i == at {
-                        false => "=",
-                        true if at + 1 == self.columns.len() => last,
-                        true => inner,
-                    };
-                    format!("{} {operator} {}", column.name, column.literal(value))
-                })
-                .collect();
-            ways.push(parts.join(" AND "));
-        }
-        if ways.len() == 1 {
-            return ways.remove(0);
-        }
-        // The first column alone bounds the search in the index.
-        let first = &self.columns[0];
-        let ways: Vec<_> = ways.into_iter().map(|way| format!("({way})")).collect();
-        format!("{} {inner}= {} AND ({})", first.name, first.literal(&bound[0]), ways.join(" OR "))
+    fn against<'a>(&'a self, bound: &'a Bound) -> Vec<(&'a str, String)> {
+        let pairs = self.columns.iter().zip(bound);
+        pairs.map(|(column, value)| (column.name.as_str(), column.literal(value))).collect()
     }
 
     /// `lower < key <= upper`
     fn range(&self, lower: Option<&Bound>, upper: Option<&Bound>) -> Option<String> {
         let mut conditions = Vec::new();
-        conditions.extend(lower.map(|bound| self.compare(bound, ">", ">")));
-        conditions.extend(upper.map(|bound| self.compare(bound, "<", "<=")));
+        conditions.extend(lower.map(|bound| beyond(&self.against(bound))));
+        conditions.extend(upper.map(|bound| up_to(&self.against(bound))));
         (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 }
@@ -244,7 +221,7 @@ mod tests {
             ) ORDER BY `name`, `id`, `b` LIMIT 1 OFFSET 9"#]]
         .assert_eq(&ranges.probe(Some(&bound)));
         let one = keys(&[("id", Text::Bare)]);
-        expect!["`id` > 3 AND `id` <= 9"]
+        expect!["(`id` > 3) AND (`id` <= 9)"]
             .assert_eq(&one.range(Some(&vec!["3".into()]), Some(&vec!["9".into()])).unwrap());
         let two = keys(&[("a", Text::Bare), ("b", Text::Bare)]);
         expect!["`a` <= 3 AND ((`a` < 3) OR (`a` = 3 AND `b` <= 9))"]

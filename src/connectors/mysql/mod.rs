@@ -2,6 +2,7 @@
 
 use super::Connector;
 
+mod beside;
 mod choose;
 mod codec;
 mod column;
@@ -13,16 +14,19 @@ mod horizon;
 mod keyset;
 mod kind;
 mod load;
+mod log;
 mod position;
 mod preflight;
 mod prepare;
 mod read;
+mod refused;
 mod rows;
 mod shape;
 mod source;
 mod stage;
 mod statements;
 mod target;
+mod triggers;
 mod types;
 mod window;
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
+use super::log::Place;
+use super::triggers::Triggered;
 use crate::connectors::sql::{self, Number, as_text};
 
 /// A watermark, taken apart. A server has no name that its replicas share, so none is kept.
@@ -31,6 +33,10 @@ pub(super) enum Position {
     },
     /// Every row whose cursor is at most `at`. `None`: nothing is sure yet.
     Id { column: String, at: Option<Number> },
+    /// Every change that the log has up to a place.
+    Log(Place),
+    /// Every change that triggers have written down and that was counted so far.
+    Triggers(Triggered),
     /// A first read by key is done up to a key; when all is done, the table stands at `then`.
     FirstReadByKey {
         then: Box<Position>,
@@ -119,6 +125,28 @@ mod tests {
             {"v":1,"kind":"first_read_by_key","then":{"kind":"id","column":"id","at":null},"layout":"2025-01-01 00:00:00","key":["`id` bigint"],"after":["41"]}
             {"v":1,"kind":"full"}"#]]
         .assert_eq(&text.join("\n"));
+    }
+
+    #[test]
+    fn a_place_in_the_log_is_read_back() {
+        let text = r#"{"v":1,"kind":"log","file":"binlog.000001","offset":"2448","begun":1763722800,"server":4294967295,"seen":"1763722900","parts":true,"columns":["`id` int"]}"#;
+        let stored = Stored::read(&crate::delta::Watermark::new(text)).unwrap();
+        assert_eq!(stored.write().as_str(), text);
+        let first = Position::FirstReadByKey {
+            then: Box::new(stored.position),
+            layout: String::new(),
+            key: Vec::new(),
+            after: Vec::new(),
+        };
+        let first = Stored::new(None, first);
+        assert_eq!(Stored::read(&first.write()), Ok(first));
+    }
+
+    #[test]
+    fn a_batch_of_triggers_is_read_back() {
+        let text = r#"{"v":1,"kind":"triggers","changes":"_frazil_changes_t_0","stamp":"0","reader":"lake t","batch":"1763722800000000","place":"2025-11-21 11:00:00 17,18","columns":["`id` int"],"parts":true}"#;
+        let stored = Stored::read(&crate::delta::Watermark::new(text)).unwrap();
+        assert_eq!(stored.write().as_str(), text);
     }
 
     #[test]

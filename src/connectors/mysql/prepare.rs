@@ -38,6 +38,8 @@ pub(super) async fn plan(session: &mut Session, id: &TableId, table: &TargetTabl
         statements.push(control::create(id, &server));
     }
     let Some(mut relation) = discover::find(session, id).await? else {
+        // First: no statement here can be taken back, and whoever comes next makes the table.
+        statements.extend(control::made(id));
         statements.push(create(id, &wanted, &table.stored_key(), &server));
         return Ok(statements);
     };

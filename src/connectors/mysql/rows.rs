@@ -16,7 +16,7 @@ use mysql_async::prelude::Queryable;
 use super::codec::Codec;
 use super::decode::Decoder;
 use crate::clients::mysql::Session;
-use crate::connectors::sql::{self, Queue, lock};
+use crate::connectors::sql::{self, Queue, Unfit, lock};
 use crate::error::{Error, Result};
 use crate::source::{OutOfRange, RowStream};
 
@@ -29,6 +29,8 @@ pub(super) struct Shape {
     pub(super) batch_bytes: usize,
     /// Values that the policy replaced, by column.
     pub(super) replaced: Vec<AtomicU64>,
+    /// Where rows with values that do not fit may go aside.
+    pub(super) unfit: Option<Unfit>,
 }
 
 /// Sessions at rest.
@@ -39,8 +41,16 @@ pub(super) type Pool = sql::Pool<Session>;
 /// Rows borrow the session, so the reader and its batches are two ends of a channel that are polled
 /// together, by whoever pulls the batches: nothing runs when nobody pulls.
 pub(super) fn rows(session: Session, queue: Queue, shape: Arc<Shape>, pool: Pool) -> RowStream {
+    streamed(|sender| read(session, queue, shape, pool, sender))
+}
+
+/// The batches that a reader sends, and at the end why it stopped, if it did.
+pub(super) fn streamed<F>(reader: impl FnOnce(mpsc::Sender<RecordBatch>) -> F) -> RowStream
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
     let (sender, batches) = mpsc::channel(0);
-    let reader = async move { read(session, queue, shape, pool, sender).await };
+    let reader = reader(sender);
     let failed = stream::once(reader).filter_map(|outcome| std::future::ready(outcome.err().map(Err)));
     stream::select(batches.map(Ok), failed).boxed()
 }
@@ -58,7 +68,8 @@ async fn read(
         shape.policy,
         shape.batch_rows,
         shape.batch_bytes,
-    );
+    )
+    .with_unfit(shape.unfit.clone());
     session.is_reading(true);
     loop {
         let next = lock(&queue).pop_front();

@@ -16,12 +16,16 @@ use super::choose::choose;
 use super::discover::{self, Relation};
 use super::read::MysqlReading;
 use super::rows::Pool;
-use super::window::{self, Prepared, Stage};
+use super::window::{self, Stage};
+use super::{log, triggers};
 use crate::clients::mysql::{Session, connect, integer, text};
 use crate::connection::Connection;
 use crate::connectors::sql::{MYSQL, counting, lock};
-use crate::error::Result;
-use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::delta::Watermark;
+use crate::error::{Error, Result};
+use crate::source::{
+    Arrangement, ChangeDetection, Finding, Goal, ReadPlan, ReadRequest, Reading, Severity, Source,
+};
 use crate::table::{Fidelity, TableDescription, TableId};
 
 /// A source that connects when first used.
@@ -53,25 +57,42 @@ impl Source for MysqlSource {
 
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let mut session = self.session().await?;
-        let prepared = self.prepare(&mut session, request, Stage::Plan).await?;
+        let plan = match request.change {
+            ChangeDetection::Log => log::plan(&self.connection, &mut session, request).await,
+            ChangeDetection::Trigger => triggers::plan(&mut session, request).await,
+            _ => window::prepare(&mut session, request, Stage::Plan).await.map(|prepared| prepared.plan),
+        };
+        let plan = plan.map_err(|error| self.of(request, error))?;
         self.rest(session);
-        Ok(prepared.plan)
+        Ok(plan)
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
         let mut session = self.session().await?;
-        let prepared = self.prepare(&mut session, &request, Stage::Read).await?;
-        Ok(Box::new(MysqlReading {
-            plan: prepared.plan,
-            connection: self.connection.clone(),
-            shape: prepared.shape,
-            work: Some(prepared.work),
-            end: prepared.end,
-            layout: prepared.layout,
-            parallel: request.parallel.max(1),
-            sessions: Arc::new(Mutex::new(vec![session])),
-            idle: Arc::clone(&self.idle),
-        }))
+        if request.change == ChangeDetection::Log {
+            let opened = log::open(&self.connection, session, &request, &self.idle).await;
+            return opened.map_err(|error| self.of(&request, error));
+        }
+        if request.change == ChangeDetection::Trigger {
+            let opened = triggers::open(&self.connection, session, &request, &self.idle).await;
+            return opened.map_err(|error| self.of(&request, error));
+        }
+        let prepared = window::prepare(&mut session, &request, Stage::Read).await;
+        let prepared = prepared.map_err(|error| self.of(&request, error))?;
+        Ok(Box::new(MysqlReading::new(&self.connection, session, request.parallel, prepared, &self.idle)))
+    }
+
+    async fn acknowledge(&self, table: &TableId, position: &Watermark) -> Result<()> {
+        if !triggers::is_position(position) {
+            return Ok(());
+        }
+        let mut session = self.session().await?;
+        match triggers::acknowledge(&mut session, table, position).await {
+            Ok(()) => self.rest(session),
+            // The rows are in the lake. The next pass says so once more.
+            Err(error) => tracing::warn!(%error, "the source does not know that the lake has the changes"),
+        }
+        Ok(())
     }
 
     async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64> {
@@ -85,13 +106,37 @@ impl Source for MysqlSource {
     async fn preflight(&self, request: &ReadRequest) -> Result<Vec<Finding>> {
         let mut session = self.session().await?;
         let relation = discover::one(&mut session, &request.table).await?;
-        let findings = findings(&mut session, &relation, request).await?;
+        let findings = findings(&self.connection, &mut session, &relation, request).await?;
         self.rest(session);
         Ok(findings)
     }
+
+    async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
+        if request.change != ChangeDetection::Trigger {
+            let change = request.change.name();
+            return Ok(Arrangement::nothing(format!("`change: {change}` needs nothing of ours here")));
+        }
+        let mut session = self.session().await?;
+        let relation = discover::one(&mut session, &request.table).await?;
+        let arranged = triggers::arrange(&mut session, &relation, request, goal).await;
+        let arranged = arranged.map_err(|error| self.of(request, error))?;
+        self.rest(session);
+        Ok(arranged)
+    }
+
+    async fn execute(&self, arrangement: &Arrangement) -> Result<()> {
+        let session = self.session().await?;
+        let executed = triggers::execute(session, &arrangement.statements).await;
+        executed.map_err(|error| error.with("connection", self.connection.name()))
+    }
 }
 
-async fn findings(session: &mut Session, relation: &Relation, request: &ReadRequest) -> Result<Vec<Finding>> {
+async fn findings(
+    connection: &Connection,
+    session: &mut Session,
+    relation: &Relation,
+    request: &ReadRequest,
+) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut find = |severity, message: String, remedy: Option<String>| {
         findings.push(Finding { severity, message, remedy });
@@ -101,6 +146,31 @@ async fn findings(session: &mut Session, relation: &Relation, request: &ReadRequ
         let remedy = format!("GRANT SELECT ON {table} TO <user>");
         find(Severity::Error, error.to_string(), Some(remedy));
     }
+    findings.extend(match request.change {
+        ChangeDetection::Log => log::findings(connection, session, relation, request).await?,
+        ChangeDetection::Trigger => triggers::findings(session, relation, request).await?,
+        _ => of_cursor(session, relation, request).await?,
+    });
+    let note = |message| Finding { severity: Severity::Note, message, remedy: None };
+    for (column, fidelity) in relation.inexact(&request.values)? {
+        if let Fidelity::Represented(text) | Fidelity::Limited(text) = fidelity {
+            findings.push(note(format!("`{column}`: {text}")));
+        }
+    }
+    Ok(findings)
+}
+
+/// What a cursor needs.
+async fn of_cursor(
+    session: &mut Session,
+    relation: &Relation,
+    request: &ReadRequest,
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut find = |severity, message: String, remedy: Option<String>| {
+        findings.push(Finding { severity, message, remedy });
+    };
+    let table = relation.quoted();
     let choice = choose(relation, request)?;
     if let Some(cursor) = &choice.cursor {
         if !cursor.indexed {
@@ -131,35 +201,33 @@ async fn findings(session: &mut Session, relation: &Relation, request: &ReadRequ
             find(Severity::Warning, message, Some(remedy));
         }
     }
-    for (column, fidelity) in relation.inexact(&request.values)? {
-        if let Fidelity::Represented(note) | Fidelity::Limited(note) = fidelity {
-            find(Severity::Note, format!("`{column}`: {note}"), None);
-        }
-    }
     Ok(findings)
 }
 
 impl MysqlSource {
-    /// Decides a read; what goes wrong says where.
-    async fn prepare(&self, session: &mut Session, request: &ReadRequest, stage: Stage) -> Result<Prepared> {
-        let prepared = window::prepare(session, request, stage).await;
-        prepared
-            .map_err(|error| error.with("table", &request.table).with("connection", self.connection.name()))
+    /// An error, with where it was.
+    fn of(&self, request: &ReadRequest, error: Error) -> Error {
+        error.with("table", &request.table).with("connection", self.connection.name())
     }
 
     async fn session(&self) -> Result<Session> {
-        loop {
-            let rested = lock(&self.idle).pop();
-            let Some(mut session) = rested else { break };
-            // A connection that a firewall or the server closed meanwhile is noticed by asking.
-            if session.ping().await.is_ok() {
-                return Ok(session);
-            }
-        }
-        connect(&self.connection).await
+        session(&self.connection, &self.idle).await
     }
 
     fn rest(&self, session: Session) {
         lock(&self.idle).push(session);
     }
+}
+
+/// A session at rest that still lives, or a new one.
+pub(super) async fn session(connection: &Connection, idle: &Pool) -> Result<Session> {
+    loop {
+        let rested = lock(idle).pop();
+        let Some(mut session) = rested else { break };
+        // A connection that a firewall or the server closed meanwhile is noticed by asking.
+        if session.ping().await.is_ok() {
+            return Ok(session);
+        }
+    }
+    connect(connection).await
 }

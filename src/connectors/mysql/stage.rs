@@ -17,6 +17,7 @@ use super::statements::Statements;
 use crate::clients::mysql::{Session, integer};
 use crate::connectors::sql::lock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::target::Refusals;
 
 /// Bytes of a packet: below what any server takes.
 const PACKET: usize = 512 << 10;
@@ -25,19 +26,25 @@ const PACKET: usize = 512 << 10;
 const DUPLICATE: i64 = 1062;
 
 /// What was staged.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Staged {
+    /// All rows, with those that are put aside.
     pub(super) rows: u64,
     pub(super) deletes: u64,
+    /// The numbers of rows that no column can take, and why: they are put aside.
+    pub(super) unfit: Vec<(i64, String)>,
 }
 
-/// Makes the staging table and brings all changes into it.
+/// Makes the staging table and brings all changes into it. Where rows are taken apart they are numbered from
+/// 1; where they may be refused, one with a value that does not fit is put aside.
 pub(super) async fn run(
     session: &mut Session,
     statements: &Statements,
     outputs: Vec<Output>,
+    refusals: Option<Arc<dyn Refusals>>,
     changes: SendableRecordBatchStream,
 ) -> Result<Staged> {
+    let writer = Writer { outputs, numbered: statements.letters, refusals };
     for statement in statements.create_staging() {
         session.run(&statement).await.map_err(|error| match error.kind() {
             ErrorKind::Permission => error.hint("GRANT CREATE TEMPORARY TABLES ON <database>.* TO <user>"),
@@ -48,9 +55,42 @@ pub(super) async fn run(
     let takes_files = rows.first().and_then(|row| integer(row, 0)) == Some(1);
     let packet = rows.first().and_then(|row| integer(row, 1)).and_then(|bytes| usize::try_from(bytes).ok());
     if takes_files {
-        send_file(session, statements, outputs, changes).await
+        send_file(session, statements, writer, changes).await
     } else {
-        insert(session, statements, &outputs, changes, packet.unwrap_or(PACKET).min(2 * PACKET) / 2).await
+        insert(session, statements, &writer, changes, packet.unwrap_or(PACKET).min(2 * PACKET) / 2).await
+    }
+}
+
+/// How rows are written.
+struct Writer {
+    outputs: Vec<Output>,
+    numbered: bool,
+    refusals: Option<Arc<dyn Refusals>>,
+}
+
+impl Writer {
+    /// Appends the next row, aside if it does not fit and may be refused.
+    fn write(
+        &self,
+        batch: &Batch<'_>,
+        row: usize,
+        format: Format,
+        staged: &mut Staged,
+        (out, scratch): (&mut Vec<u8>, &mut Vec<u8>),
+    ) -> Result<()> {
+        let number = staged.rows + 1;
+        staged.rows = number;
+        staged.deletes += u64::from(batch.deletes(row));
+        let written = batch.write(row, format, self.numbered.then_some(number), out, scratch);
+        match (written, &self.refusals) {
+            (Err(error), Some(refusals)) if error.kind() == ErrorKind::Data => {
+                let reason = error.to_string();
+                refusals.note(&reason)?;
+                staged.unfit.push((i64::try_from(number).unwrap_or(i64::MAX), reason));
+                batch.write_aside(row, format, number, out, scratch)
+            }
+            (written, _) => written,
+        }
     }
 }
 
@@ -64,20 +104,16 @@ struct Sent {
 async fn send_file(
     session: &mut Session,
     statements: &Statements,
-    outputs: Vec<Output>,
+    writer: Writer,
     changes: SendableRecordBatchStream,
 ) -> Result<Staged> {
     let sent = Arc::new(Mutex::new(Sent::default()));
     let told = Arc::clone(&sent);
     let file = changes.flat_map(move |batch| {
-        let packets = batch.map_err(Error::from).and_then(|batch| lines(&batch, &outputs));
+        let packets =
+            batch.map_err(Error::from).and_then(|batch| lines(&batch, &writer, &mut lock(&told).staged));
         let packets = match packets {
-            Ok((packets, staged)) => {
-                let sent = &mut lock(&told).staged;
-                sent.rows += staged.rows;
-                sent.deletes += staged.deletes;
-                packets.into_iter().map(Ok).collect()
-            }
+            Ok(packets) => packets.into_iter().map(Ok).collect(),
             Err(error) => {
                 lock(&told).failed = Some(error);
                 // Ends the file; what came before is never looked at.
@@ -107,17 +143,17 @@ async fn send_file(
 }
 
 /// A batch as lines, cut into packets.
-fn lines(batch: &RecordBatch, outputs: &[Output]) -> Result<(Vec<Bytes>, Staged)> {
-    let batch = Batch::new(batch, outputs)?;
+fn lines(batch: &RecordBatch, writer: &Writer, staged: &mut Staged) -> Result<Vec<Bytes>> {
+    let batch = Batch::new(batch, &writer.outputs)?;
     let (mut packets, mut out, mut scratch) = (Vec::new(), Vec::with_capacity(PACKET), Vec::new());
     for row in 0..batch.rows() {
-        batch.write(row, Format::Line, &mut out, &mut scratch)?;
+        writer.write(&batch, row, Format::Line, staged, (&mut out, &mut scratch))?;
         if out.len() >= PACKET {
             packets.append(&mut cut(std::mem::replace(&mut out, Vec::with_capacity(PACKET))));
         }
     }
     packets.append(&mut cut(out));
-    Ok((packets, Staged { rows: batch.rows() as u64, deletes: batch.deletes() }))
+    Ok(packets)
 }
 
 /// A packet may end anywhere in a line.
@@ -154,7 +190,7 @@ fn same_key() -> Error {
 async fn insert(
     session: &mut Session,
     statements: &Statements,
-    outputs: &[Output],
+    writer: &Writer,
     mut changes: SendableRecordBatchStream,
     limit: usize,
 ) -> Result<Staged> {
@@ -163,18 +199,16 @@ async fn insert(
     let mut statement = head.clone().into_bytes();
     while let Some(batch) = changes.next().await {
         let batch = batch?;
-        let batch = Batch::new(&batch, outputs)?;
+        let batch = Batch::new(&batch, &writer.outputs)?;
         for row in 0..batch.rows() {
             if statement.len() > head.len() {
                 statement.push(b',');
             }
-            batch.write(row, Format::Values, &mut statement, &mut scratch)?;
+            writer.write(&batch, row, Format::Values, &mut staged, (&mut statement, &mut scratch))?;
             if statement.len() >= limit {
                 flush(session, &mut statement, &head).await?;
             }
         }
-        staged.rows += batch.rows() as u64;
-        staged.deletes += batch.deletes();
     }
     flush(session, &mut statement, &head).await?;
     Ok(staged)

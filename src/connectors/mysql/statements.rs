@@ -4,6 +4,9 @@
 //! frazil_staging (c0, c1, …, op) ──▶ op 1: DELETE   op 0: UPDATE what is there, INSERT what is not
 //! ```
 //!
+//! Where rows are taken apart, each has a number and a letter too; where others' changes are looked for, it
+//! has what it was before (`b0, b1, …`), and `b` says whether it was there.
+//!
 //! Staging columns are named by position, so no name of a user's column can clash with ours. A temporary
 //! table can be named once in a statement, so each statement joins it once.
 //!
@@ -13,15 +16,25 @@
 //! An `UPDATE` names all columns: a row that has these values already, to the last bit, the server leaves
 //! as it is.
 
+use std::ops::Range;
+
 use super::kind::Kind;
 use crate::connectors::sql::{DELETED_AT, MYSQL};
 use crate::table::TableId;
 use crate::target::Deletes;
 
+mod beside;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 /// The staging table's name, in the table's own database. It is the session's own.
 const STAGING: &str = "frazil_staging";
+
+/// What a staged row is: as [`Op`](crate::delta::Op), or put aside, so that only its key means anything.
+const UPSERT: u8 = 0;
+const DELETE: u8 = 1;
+pub(super) const ASIDE: u8 = 2;
 
 /// What is compared bit by bit on every server, blanks at the end included: with its length beside it.
 const BITS: &str = "utf8mb4_bin";
@@ -43,6 +56,27 @@ pub(super) struct Statements {
     pub(super) table: TableId,
     pub(super) columns: Vec<Column>,
     pub(super) deletes: Deletes,
+    /// Whether each staged row has a letter and a number, so that it can be left out alone.
+    pub(super) letters: bool,
+    /// Whether each has what it was before. Its letter is then its key.
+    pub(super) base: bool,
+    /// Only what is staged with these numbers counts.
+    pub(super) among: Option<Range<i64>>,
+}
+
+impl Column {
+    /// Holds where two values of the column are the same to the last bit; one of the table's own may be on
+    /// either side.
+    fn same(&self, a: &str, b: &str) -> String {
+        match Kind::parse(&self.type_name) {
+            // Blanks at the end count by the length.
+            Some(kind) if kind.is_text() => {
+                let [x, y] = [a, b].map(|side| format!("CONVERT({side} USING utf8mb4) COLLATE {BITS}"));
+                format!("({x} <=> {y} AND CHAR_LENGTH({a}) <=> CHAR_LENGTH({b}))")
+            }
+            _ => format!("{a} <=> {b}"),
+        }
+    }
 }
 
 impl Statements {
@@ -54,29 +88,52 @@ impl Statements {
     /// the table compares it, so a staged row finds the one that it is for; two that are one to the table
     /// are refused.
     pub(super) fn create_staging(&self) -> [String; 2] {
-        let columns = self.columns.iter().enumerate().map(|(index, column)| {
-            let kind = Kind::parse(&column.type_name);
-            let null = if column.key { "NOT NULL" } else { "NULL" };
-            match (&column.collation, column.staged.as_str()) {
-                (Some(collation), _) if column.key && kind.is_some_and(Kind::is_text) => {
-                    format!("c{index} {} COLLATE {collation} {null}, ", column.type_name)
-                }
-                (_, staged @ ("longtext" | "char(36)")) => {
-                    format!("c{index} {staged} COLLATE {BITS} {null}, ")
-                }
-                (_, staged) => format!("c{index} {staged} {null}, "),
+        let mut columns: String = self.staged('c').collect();
+        if self.base {
+            columns.extend(self.staged('b'));
+            columns.push_str("b int NOT NULL, ");
+        }
+        let mut key: Vec<_> = self.key().map(|(index, _)| format!("c{index}")).collect();
+        let mut keys = String::new();
+        if self.letters {
+            columns.push_str(&format!("letter longtext COLLATE {BITS} NOT NULL, number bigint NOT NULL, "));
+            if !key.is_empty() {
+                keys = format!(", UNIQUE KEY frazil_key ({})", key.join(", "));
             }
-        });
-        let columns: String = columns.collect();
-        let key: Vec<_> = self.key().map(|(index, _)| format!("c{index}")).collect();
-        let key = if key.is_empty() { String::new() } else { format!(", PRIMARY KEY ({})", key.join(", ")) };
+            key = vec!["number".to_owned()];
+        }
+        if !key.is_empty() {
+            keys = format!(", PRIMARY KEY ({}){keys}", key.join(", "));
+        }
         let staging = self.staging();
         [
             format!("DROP TEMPORARY TABLE IF EXISTS {staging}"),
             format!(
-                "CREATE TEMPORARY TABLE {staging} ({columns}op tinyint NOT NULL{key}) ENGINE=InnoDB CHARACTER SET utf8mb4"
+                "CREATE TEMPORARY TABLE {staging} ({columns}op tinyint NOT NULL{keys}) ENGINE=InnoDB CHARACTER SET utf8mb4"
             ),
         ]
+    }
+
+    /// The staged form of all columns, of one side of a change.
+    fn staged(&self, side: char) -> impl Iterator<Item = String> {
+        self.columns.iter().enumerate().map(move |(index, column)| {
+            let kind = Kind::parse(&column.type_name);
+            // A key that does not fit is staged as NULL, of which a unique index takes many.
+            let null = if column.key && !self.letters { "NOT NULL" } else { "NULL" };
+            match (&column.collation, column.staged.as_str()) {
+                (Some(collation), _) if column.key && kind.is_some_and(Kind::is_text) => {
+                    format!("{side}{index} {} COLLATE {collation} {null}, ", column.type_name)
+                }
+                // As the table has it, so that what is compared is what the table would hold.
+                (collation, _) if self.base && kind == Some(Kind::Checked) && column.type_name != "json" => {
+                    format!("{side}{index} {}{} {null}, ", column.type_name, in_utf8(collation.as_deref()))
+                }
+                (_, staged @ ("longtext" | "char(36)")) => {
+                    format!("{side}{index} {staged} COLLATE {BITS} {null}, ")
+                }
+                (_, staged) => format!("{side}{index} {staged} {null}, "),
+            }
+        })
     }
 
     /// What takes rows from the client. Its bytes are taken as they are: texts are UTF-8 on both sides.
@@ -95,25 +152,26 @@ impl Statements {
     /// Everything staged, into a table where no key can conflict.
     pub(super) fn insert(&self) -> String {
         format!(
-            "INSERT INTO {} ({}) SELECT {} FROM {} AS s WHERE s.op = 0{}",
+            "INSERT INTO {} ({}) SELECT {} FROM {} AS s WHERE {}{}",
             MYSQL.table(&self.table),
             self.names(),
             self.values(),
             self.staging(),
+            self.is(UPSERT),
             self.in_order()
         )
     }
 
     /// Rows staged as deletes; `None` when they stay.
     pub(super) fn delete(&self) -> Option<String> {
-        let joined = self.joined();
+        let (joined, is_delete) = (self.joined(), self.is(DELETE));
         match self.deletes {
             Deletes::Ignore => None,
-            Deletes::Hard => Some(format!("DELETE t FROM {joined} WHERE s.op = 1")),
+            Deletes::Hard => Some(format!("DELETE t FROM {joined} WHERE {is_delete}")),
             Deletes::Soft => {
                 let name = MYSQL.ident(DELETED_AT);
                 Some(format!(
-                    "UPDATE {joined} SET t.{name} = UTC_TIMESTAMP(6) WHERE s.op = 1 AND t.{name} IS NULL"
+                    "UPDATE {joined} SET t.{name} = UTC_TIMESTAMP(6) WHERE {is_delete} AND t.{name} IS NULL"
                 ))
             }
         }
@@ -132,18 +190,20 @@ impl Statements {
             sets.push(format!("t.{} = NULL", MYSQL.ident(DELETED_AT)));
         }
         let joined = self.joined();
-        (!sets.is_empty()).then(|| format!("UPDATE {joined} SET {} WHERE s.op = 0", sets.join(", ")))
+        (!sets.is_empty())
+            .then(|| format!("UPDATE {joined} SET {} WHERE {}", sets.join(", "), self.is(UPSERT)))
     }
 
     /// Rows staged as upserts, where their keys are not there.
     pub(super) fn insert_new(&self) -> String {
         let table = MYSQL.table(&self.table);
         format!(
-            "INSERT INTO {table} ({}) SELECT {} FROM {} AS s LEFT JOIN {table} AS t ON {} WHERE s.op = 0 AND {} IS NULL{}",
+            "INSERT INTO {table} ({}) SELECT {} FROM {} AS s LEFT JOIN {table} AS t ON {} WHERE {} AND {} IS NULL{}",
             self.names(),
             self.values(),
             self.staging(),
             self.by_key(),
+            self.is(UPSERT),
             self.first_key("t"),
             self.in_order()
         )
@@ -160,6 +220,25 @@ impl Statements {
             "DELETE t FROM {table} AS t LEFT JOIN {} AS s ON {} WHERE s.op IS NULL",
             self.staging(),
             self.by_key()
+        )
+    }
+
+    /// Whether a staged row is an upsert, or a delete, and among those that count.
+    fn is(&self, op: u8) -> String {
+        match &self.among {
+            None => format!("s.op = {op}"),
+            Some(among) => {
+                format!("s.op = {op} AND s.number >= {} AND s.number < {}", among.start, among.end)
+            }
+        }
+    }
+
+    /// What is to be known of staged rows.
+    pub(super) fn staged_letters(&self, numbers: &[i64]) -> String {
+        format!(
+            "SELECT s.number, s.letter FROM {} AS s WHERE s.number IN ({})",
+            self.staging(),
+            listed(numbers)
         )
     }
 
@@ -206,132 +285,23 @@ impl Statements {
             .enumerate()
             .filter(|(_, column)| !column.key)
             .map(|(index, column)| {
-                let (there, new) = (format!("t.{}", MYSQL.ident(&column.name)), format!("s.c{index}"));
-                match Kind::parse(&column.type_name).is_some_and(Kind::is_text) {
-                    // Blanks at the end count by the length.
-                    true => format!(
-                        "CONVERT({there} USING utf8mb4) COLLATE {BITS} <=> {new} \
-                         AND CHAR_LENGTH({there}) <=> CHAR_LENGTH({new})"
-                    ),
-                    false => format!("{there} <=> {new}"),
-                }
+                column.same(&format!("t.{}", MYSQL.ident(&column.name)), &format!("s.c{index}"))
             })
             .collect();
         (!same.is_empty()).then(|| format!("NOT ({})", same.join(" AND ")))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use datafusion::sql::sqlparser::dialect::MySqlDialect;
-    use datafusion::sql::sqlparser::parser::Parser;
-    use expect_test::{Expect, expect};
-
-    use super::super::encode::carry;
-    use super::*;
-    use crate::connectors::sql::Ended;
-
-    fn statements(deletes: Deletes) -> Statements {
-        use arrow::datatypes::DataType as D;
-        let column = |name: &str, type_name: &str, arrow: D, key: bool| Column {
-            name: name.into(),
-            type_name: type_name.into(),
-            collation: type_name.starts_with("varchar").then(|| "utf8mb4_nopad_bin".to_owned()),
-            staged: carry(&arrow, type_name).unwrap().staged,
-            key,
-        };
-        Statements {
-            table: TableId::new("Sales", "order"),
-            columns: vec![
-                column("Id", "bigint", D::Int64, true),
-                column("code", "varchar(20)", D::Utf8, true),
-                column("na`me", "varchar(100)", D::Utf8, false),
-                column("data", "longblob", D::Binary, false),
-            ],
-            deletes,
-        }
+/// The collation that tells members of an `enum` apart, whose texts are sent as UTF-8; other types of their
+/// kind have none.
+fn in_utf8(collation: Option<&str>) -> String {
+    match collation {
+        Some(utf8) if utf8.starts_with("utf8") => format!(" COLLATE {utf8}"),
+        Some(_) => format!(" COLLATE {BITS}"),
+        None => String::new(),
     }
+}
 
-    fn check(text: &str, expected: Expect) {
-        for line in text.lines().filter(|line| !line.contains("TEMPORARY") && !line.starts_with("LOAD")) {
-            if let Err(error) = Parser::parse_sql(&MySqlDialect {}, line) {
-                panic!("{error}: {line}");
-            }
-        }
-        expected.assert_eq(text);
-    }
-
-    #[test]
-    fn a_merge() {
-        let all = statements(Deletes::Hard);
-        check(
-            &all.create_staging().join("\n"),
-            expect![[r#"
-            DROP TEMPORARY TABLE IF EXISTS `Sales`.`frazil_staging`
-            CREATE TEMPORARY TABLE `Sales`.`frazil_staging` (c0 bigint NOT NULL, c1 varchar(20) COLLATE utf8mb4_nopad_bin NOT NULL, c2 longtext COLLATE utf8mb4_bin NULL, c3 longblob NULL, op tinyint NOT NULL, PRIMARY KEY (c0, c1)) ENGINE=InnoDB CHARACTER SET utf8mb4"#]],
-        );
-        check(
-            &all.load_staging(),
-            expect![[
-                r#"LOAD DATA LOCAL INFILE 'frazil' INTO TABLE `Sales`.`frazil_staging` CHARACTER SET binary FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n'"#
-            ]],
-        );
-        check(
-            &[all.delete().unwrap(), all.update().unwrap(), all.insert_new()].join("\n"),
-            expect![[r#"
-            DELETE t FROM `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE s.op = 1
-            UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`na``me` = s.c2, t.`data` = s.c3 WHERE s.op = 0
-            INSERT INTO `Sales`.`order` (`Id`, `code`, `na``me`, `data`) SELECT s.c0, s.c1, s.c2, s.c3 FROM `Sales`.`frazil_staging` AS s LEFT JOIN `Sales`.`order` AS t ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE s.op = 0 AND t.`Id` IS NULL ORDER BY s.c0, s.c1"#]],
-        );
-    }
-
-    #[test]
-    fn soft_deletes() {
-        let mut soft = statements(Deletes::Soft);
-        soft.columns.truncate(2);
-        check(
-            &[soft.delete().unwrap(), soft.update().unwrap()].join("\n"),
-            expect![[r#"
-                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_deleted_at` = UTC_TIMESTAMP(6) WHERE s.op = 1 AND t.`_deleted_at` IS NULL
-                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_deleted_at` = NULL WHERE s.op = 0"#]],
-        );
-        soft.deletes = Deletes::Ignore;
-        assert_eq!((soft.delete(), soft.update()), (None, None));
-    }
-
-    #[test]
-    fn a_first_load_and_a_replacement() {
-        let mut all = statements(Deletes::Ignore);
-        check(
-            &[all.insert(), all.delete_others()].join("\n"),
-            expect![[r#"
-            INSERT INTO `Sales`.`order` (`Id`, `code`, `na``me`, `data`) SELECT s.c0, s.c1, s.c2, s.c3 FROM `Sales`.`frazil_staging` AS s WHERE s.op = 0 ORDER BY s.c0, s.c1
-            DELETE t FROM `Sales`.`order` AS t LEFT JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE s.op IS NULL"#]],
-        );
-        all.columns.iter_mut().for_each(|column| column.key = false);
-        check(&all.delete_others(), expect!["DELETE FROM `Sales`.`order`"]);
-        assert!(!all.create_staging()[1].contains("PRIMARY"));
-    }
-
-    #[test]
-    fn versions() {
-        let at = chrono::DateTime::from_timestamp_millis(1_763_722_800_123).unwrap();
-        let all = statements(Deletes::Hard);
-        let mut text = String::new();
-        for which in [Ended::Others, Ended::Deleted, Ended::Changed] {
-            text += &all.end_versions(at, which).unwrap().map(|statement| statement + "\n").concat();
-        }
-        text += &all.begin_versions(at);
-        check(
-            &text,
-            expect![[r#"
-                DELETE t FROM `Sales`.`order` AS t LEFT JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE t.`_is_current` = 1 AND t.`_valid_from` >= TIMESTAMP'2025-11-21 11:00:00.123000' AND s.op IS NULL
-                UPDATE `Sales`.`order` AS t LEFT JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_valid_to` = TIMESTAMP'2025-11-21 11:00:00.123000', t.`_is_current` = 0 WHERE t.`_is_current` = 1 AND s.op IS NULL
-                DELETE t FROM `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE t.`_is_current` = 1 AND t.`_valid_from` >= TIMESTAMP'2025-11-21 11:00:00.123000' AND s.op = 1
-                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_valid_to` = TIMESTAMP'2025-11-21 11:00:00.123000', t.`_is_current` = 0 WHERE t.`_is_current` = 1 AND s.op = 1
-                DELETE t FROM `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 WHERE t.`_is_current` = 1 AND t.`_valid_from` >= TIMESTAMP'2025-11-21 11:00:00.123000' AND s.op = 0 AND NOT (CONVERT(t.`na``me` USING utf8mb4) COLLATE utf8mb4_bin <=> s.c2 AND CHAR_LENGTH(t.`na``me`) <=> CHAR_LENGTH(s.c2) AND t.`data` <=> s.c3)
-                UPDATE `Sales`.`order` AS t INNER JOIN `Sales`.`frazil_staging` AS s ON t.`Id` = s.c0 AND t.`code` = s.c1 SET t.`_valid_to` = TIMESTAMP'2025-11-21 11:00:00.123000', t.`_is_current` = 0 WHERE t.`_is_current` = 1 AND s.op = 0 AND NOT (CONVERT(t.`na``me` USING utf8mb4) COLLATE utf8mb4_bin <=> s.c2 AND CHAR_LENGTH(t.`na``me`) <=> CHAR_LENGTH(s.c2) AND t.`data` <=> s.c3)
-                INSERT INTO `Sales`.`order` (`Id`, `code`, `na``me`, `data`, `_valid_from`, `_valid_to`, `_is_current`) SELECT s.c0, s.c1, s.c2, s.c3, COALESCE((SELECT MAX(t.`_valid_to`) FROM `Sales`.`order` AS t WHERE t.`Id` = s.c0 AND t.`code` = s.c1 AND t.`_valid_to` > TIMESTAMP'2025-11-21 11:00:00.123000'), TIMESTAMP'2025-11-21 11:00:00.123000'), NULL, 1 FROM `Sales`.`frazil_staging` AS s WHERE s.op = 0 AND NOT EXISTS (SELECT 1 FROM `Sales`.`order` AS t WHERE t.`Id` = s.c0 AND t.`code` = s.c1 AND t.`_is_current` = 1) ORDER BY s.c0, s.c1"#]],
-        );
-    }
+fn listed(numbers: &[i64]) -> String {
+    numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -10,12 +10,12 @@ use mysql_async::prelude::Queryable;
 use super::{control, discover, load, preflight, prepare};
 use crate::clients::mysql::{Session, connect, number};
 use crate::connection::Connection;
-use crate::connectors::sql::lock;
+use crate::connectors::sql::{Hears, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
 use crate::table::TableId;
-use crate::target::{Applied, Merge, MergeStats, Target, TargetTable};
+use crate::target::{Applied, Conflicts, Merge, MergeStats, Refusals, Target, TargetTable};
 
 /// Pauses before each try to learn what became of a commit.
 const RECONNECT_AFTER: [Duration; 4] =
@@ -72,6 +72,35 @@ impl Mysql {
         let schema = discover::schema_of(&session, table).map_err(|error| self.name(error))?;
         Ok((session, TableId::new(schema, table.name.clone())))
     }
+
+    async fn load(&self, merge: Merge, hears: Hears) -> Result<MergeStats> {
+        let (mut session, id) = self.at(&merge.table.id).await?;
+        let (stream, to) = (merge.stream.clone(), merge.to);
+        let stats = match load::run(&mut session, &id, merge, hears).await {
+            Ok(stats) => stats,
+            Err(error) => {
+                // Locks go at once; a session that cannot even do that is dropped and goes by itself.
+                session.run("ROLLBACK").await.ok();
+                return Err(self.name(error));
+            }
+        };
+        match session.run("COMMIT").await {
+            Ok(_) => self.give_back(session),
+            // The server said no.
+            Err(error) if number(&error).is_some() => return Err(self.name(error)),
+            // Nobody said anything: what counts is what is there.
+            Err(lost) => {
+                drop(session);
+                let mut session = self.reconnect().await?;
+                if control::applied(&mut session, &stream, &id).await? != Some(to) {
+                    return Err(self.name(lost));
+                }
+                self.give_back(session);
+            }
+        }
+        faults::point(faults::AFTER_LOAD)?;
+        Ok(stats)
+    }
 }
 
 #[async_trait]
@@ -98,32 +127,15 @@ impl Target for Mysql {
     }
 
     async fn apply(&self, merge: Merge) -> Result<MergeStats> {
-        let (mut session, id) = self.at(&merge.table.id).await?;
-        let (stream, to) = (merge.stream.clone(), merge.to);
-        let stats = match load::run(&mut session, &id, merge).await {
-            Ok(stats) => stats,
-            Err(error) => {
-                // Locks go at once; a session that cannot even do that is dropped and goes by itself.
-                session.run("ROLLBACK").await.ok();
-                return Err(self.name(error));
-            }
-        };
-        match session.run("COMMIT").await {
-            Ok(_) => self.give_back(session),
-            // The server said no.
-            Err(error) if number(&error).is_some() => return Err(self.name(error)),
-            // Nobody said anything: what counts is what is there.
-            Err(lost) => {
-                drop(session);
-                let mut session = self.reconnect().await?;
-                if control::applied(&mut session, &stream, &id).await? != Some(to) {
-                    return Err(self.name(lost));
-                }
-                self.give_back(session);
-            }
-        }
-        faults::point(faults::AFTER_LOAD)?;
-        Ok(stats)
+        self.load(merge, Hears::default()).await
+    }
+
+    async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
+        self.load(merge, Hears::of_refusals(refusals)).await
+    }
+
+    async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
+        self.load(merge, Hears::of_conflicts(conflicts)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

@@ -23,7 +23,7 @@ use super::read::Work;
 use super::rows::Shape;
 use super::types::Conversion;
 use crate::clients::mysql::Session;
-use crate::connectors::sql::{MYSQL, Number, Select};
+use crate::connectors::sql::{MYSQL, Number, Select, Unfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, ChangeDetection, Extent, NullCursor, ReadPlan, ReadRequest};
 
@@ -55,6 +55,31 @@ pub(super) async fn prepare(session: &mut Session, request: &ReadRequest, stage:
     let columns = wanted(&relation, request)?;
     let window = Window { request, relation: &relation, choice, notes, columns };
     window.decide(session, start, limit).await
+}
+
+/// Why an unfinished first read does not go on.
+pub(super) const OTHER_SETTINGS: &str = "an unfinished first read cannot go on with these settings";
+pub(super) const MADE_ANEW: &str = "the table was made anew since the unfinished first read";
+
+/// Decides a read of the whole table by one who follows its changes then; `after`: one that was interrupted.
+pub(super) async fn whole(
+    session: &mut Session,
+    relation: &Relation,
+    request: &ReadRequest,
+    notes: Vec<String>,
+    after: Option<(Position, Bound)>,
+) -> Result<Prepared> {
+    let choice = Choice { change: request.change, cursor: None, notes: Vec::new() };
+    let columns = wanted(relation, request)?;
+    let start = after.map_or(Start::Nothing, |(then, after)| Start::Key(then, after));
+    Window { request, relation, choice, notes, columns }.decide(session, start, Limit::None).await
+}
+
+/// The columns of a request as a SELECT, and how its rows are decoded.
+pub(super) fn select(relation: &Relation, request: &ReadRequest) -> Result<(Select, Shape)> {
+    let choice = Choice { change: request.change, cursor: None, notes: Vec::new() };
+    let window = Window { request, relation, choice, notes: Vec::new(), columns: wanted(relation, request)? };
+    Ok((window.select(), window.shape()))
 }
 
 /// Where a read starts.
@@ -118,13 +143,15 @@ fn usable(
         }
         Position::Id { column, .. } => is_cursor(column, Order::Number),
         Position::Full {} => return Err("it comes from full reads".to_owned()),
+        Position::Log(_) => return Err("it comes from the log".to_owned()),
+        Position::Triggers(_) => return Err("it comes from triggers".to_owned()),
         Position::FirstReadByKey { then, layout, key, after } => {
             let keys = Keyset::of(relation, &request.key);
             if !repeats(request, choice) || keys.is_none_or(|keys| keys.described() != *key) {
-                return Err("an unfinished first read cannot go on with these settings".to_owned());
+                return Err(OTHER_SETTINGS.to_owned());
             }
             if relation.layout != *layout {
-                return Err("the table was made anew since the unfinished first read".to_owned());
+                return Err(MADE_ANEW.to_owned());
             }
             usable((**then).clone(), relation, request, choice)?;
             return Ok(Start::Key((**then).clone(), after.clone()));
@@ -139,7 +166,8 @@ fn usable(
 /// Whether what changes while a first read runs is read again after it, so that its portions may be kept
 /// and its ranges need not show one moment.
 fn repeats(request: &ReadRequest, choice: &Choice) -> bool {
-    request.keyed && choice.change == ChangeDetection::Timestamp
+    use ChangeDetection::{Log, Timestamp, Trigger};
+    request.keyed && matches!(choice.change, Timestamp | Log | Trigger)
 }
 
 /// A column that was asked for: its name, how it travels, its field.
@@ -232,8 +260,7 @@ impl Window<'_> {
         };
         let resumable = first && repeats(request, &self.choice);
         let keys = Keyset::of(self.relation, &request.key).filter(|_| resumable);
-        let schema: SchemaRef =
-            Arc::new(Schema::new(self.columns.iter().map(|wanted| wanted.field.clone()).collect::<Vec<_>>()));
+        let shape = self.shape();
         let statement = select.with(None);
         let work = match keys {
             Some(keys) => {
@@ -257,19 +284,27 @@ impl Window<'_> {
             known_to,
             rows: self.relation.rows,
             bytes: self.relation.bytes,
-            schema: Arc::clone(&schema),
+            schema: Arc::clone(&shape.schema),
         };
+        let end = Stored::new(None, end);
+        Prepared { plan, shape: Arc::new(shape), work, end, layout: self.relation.layout.clone() }
+    }
+
+    /// How the rows are decoded.
+    fn shape(&self) -> Shape {
+        let request = self.request;
+        let fields: Vec<_> = self.columns.iter().map(|wanted| wanted.field.clone()).collect();
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
         let codecs: Vec<_> = self.columns.iter().map(|wanted| wanted.conversion.codec).collect();
-        let shape = Shape {
+        Shape {
+            unfit: Unfit::of(&schema, request),
             schema,
             replaced: codecs.iter().map(|_| 0.into()).collect(),
             codecs,
             policy: request.values.out_of_range,
             batch_rows: request.batch_rows,
             batch_bytes: request.batch_bytes,
-        };
-        let end = Stored::new(None, end);
-        Prepared { plan, shape: Arc::new(shape), work, end, layout: self.relation.layout.clone() }
+        }
     }
 
     /// The condition on a time, and the watermark after the read.

@@ -8,8 +8,6 @@
 //! What is compared stays locked until the commit. A key that the table does not have cannot be locked: its
 //! row is inserted only if nobody else has done so by then.
 
-use std::collections::HashMap;
-
 use tokio_postgres::SimpleQueryMessage;
 
 use super::load::{ANALYZE_FROM, Load};
@@ -17,7 +15,7 @@ use super::refused::Part;
 use super::statements::Among;
 use crate::connectors::sql::Plan;
 use crate::error::{Error, ErrorKind, Result};
-use crate::target::{Conflicts, FoundConflict, MergeStats};
+use crate::target::{Conflicts, MergeStats};
 
 /// Rows that are decided about at a time.
 const AT_A_TIME: usize = 5_000;
@@ -95,22 +93,11 @@ impl Load<'_> {
                 .query(&self.statements.clashes(), &[&numbers])
                 .await
                 .map_err(|error| self.explain(Some(&error)))?;
-            let rows: HashMap<i64, _> = rows.iter().map(|row| (row.get(0), row)).collect();
-            let found = plan.clashes.iter().map(|(number, (kind, fields))| {
-                let row = rows
-                    .get(number)
-                    .ok_or_else(|| Error::new(ErrorKind::Internal, "a staged row has gone"))?;
-                let fields = fields.iter().map(|(place, resolution)| (names[*place].to_owned(), *resolution));
-                Ok(FoundConflict {
-                    kind: *kind,
-                    key: row.get(1),
-                    fields: fields.collect(),
-                    base: row.get(2),
-                    source: row.get(3),
-                    target: row.get(4),
-                })
+            let sides = rows.iter().map(|row| {
+                let [base, source, target] = [2, 3, 4].map(|side| row.get::<_, Option<String>>(side));
+                (row.get::<_, i64>(0), (row.get::<_, String>(1), [source, base, target]))
             });
-            conflicts.found(found.collect::<Result<_>>()?)?;
+            conflicts.found(Plan::found(&plan.clashes, names, sides.collect())?)?;
         }
         let mut written = 0;
         if !plan.mix.is_empty() {
@@ -123,8 +110,7 @@ impl Load<'_> {
                 .await
                 .map_err(|error| self.explain(Some(&error)))?;
         }
-        let done: Vec<i64> =
-            plan.leave.iter().copied().chain(plan.mix.iter().map(|(number, _)| *number)).collect();
+        let done = plan.done();
         if !done.is_empty() {
             self.client
                 .execute(&self.statements.forget(), &[&done])

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::clients::postgres::translate;
-use crate::connectors::sql::{History, POSTGRES, Renames, lake_ids};
+use crate::connectors::sql::{self, History, POSTGRES, Renames, lake_ids};
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
@@ -35,6 +35,11 @@ pub(super) fn create(table: &TableId) -> String {
          PRIMARY KEY (stream, target_table)\n)",
         POSTGRES.table(&beside(table))
     )
+}
+
+/// The statements that note that we make a table.
+pub(super) fn made(table: &TableId) -> [String; 2] {
+    sql::made(&POSTGRES, &beside(table), table, |text| format!("'{}'", text.replace('\'', "''")))
 }
 
 /// The statements that note columns by their new names. They belong in the transaction that renames.

@@ -189,7 +189,8 @@ impl Relation {
 
 /// Everything that the user may read, in name order.
 pub(super) async fn all(session: &Session) -> Result<Vec<Relation>> {
-    let filter = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND NOT c.relispartition \
+    // What `change: trigger` keeps is ours, and no table of the user's.
+    let filter = "n.nspname NOT IN ('information_schema', '_frazil') AND n.nspname !~ '^pg_' AND NOT c.relispartition \
          AND has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT')";
     relations(session, filter, &[]).await
 }

@@ -257,7 +257,8 @@ pub(super) async fn refine(
             let ranges = ByKey::new(relation, keys, (select, after), &whole, request.parallel, portion_bytes);
             if after.is_some() || (whole.cost >= SMALL_COST && ranges.served(session, &whole).await?) {
                 plan.notes.push(format!("read in ranges of ({})", names.join(", ")));
-                plan.resumable = whole_read && request.keyed && plan.change == ChangeDetection::Timestamp;
+                use ChangeDetection::{Timestamp, Trigger};
+                plan.resumable = whole_read && request.keyed && matches!(plan.change, Timestamp | Trigger);
                 prepared.work = Work::Keys(ranges);
                 return Ok(());
             }

@@ -23,11 +23,13 @@ use super::prepare::{self, is_empty};
 use super::refused::Part;
 use super::statements::{Among, Extra, Statements};
 use crate::clients::postgres::translate;
-use crate::connectors::sql::{check_changes, check_changes_with_base, check_changes_with_letters, endings};
+use crate::connectors::sql::{
+    Hears, check_changes, check_changes_with_base, check_changes_with_letters, check_key, endings,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::table::{HAS_BASE, KEY_TEXT, TableId, base_column};
-use crate::target::{Conflicts, LETTER_COLUMN, Merge, MergeStats, Refusals, Strategy};
+use crate::target::{LETTER_COLUMN, Merge, MergeStats, Refusals, Strategy, TURN};
 
 /// The planner is led to look rows up by key while a change is below this part of the table; above, it
 /// pays to read the table once. Measured: see `benches/README.md`.
@@ -42,25 +44,15 @@ const INDEX_MEMORY: &str = "256MB";
 /// Staged rows from which the planner is told about them: below, its guess does no harm.
 pub(super) const ANALYZE_FROM: u64 = 1_000;
 
-/// Who hears of rows that are not just written.
-#[derive(Default)]
-pub(super) struct Hears {
-    /// Where refused rows go; without it the first one ends the load.
-    pub(super) refusals: Option<Arc<dyn Refusals>>,
-    /// Who decides about rows that others changed; without it nobody looks.
-    pub(super) conflicts: Option<Arc<dyn Conflicts>>,
-}
-
 /// Runs the transaction up to, and without, its commit.
 pub(super) async fn run(client: &Client, id: &TableId, merge: Merge, hears: Hears) -> Result<MergeStats> {
     let Hears { refusals, conflicts } = hears;
-    if merge.strategy == Strategy::Merge && merge.table.key.is_empty() {
-        return Err(Error::new(ErrorKind::Config, "a merge needs a key")
-            .with("table", id)
-            .hint("set `primary_key`, or use `mode: append`"));
-    }
+    check_key(id, &merge)?;
     // Whatever the server's default is: a claim that has to wait must see what the other runner did.
     client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+    if let Some(turn) = merge.turn {
+        control::claim(client, TURN, id, turn.from, turn.to).await?;
+    }
     control::claim(client, &merge.stream, id, merge.from, merge.to).await?;
     client.batch_execute(&format!("SET LOCAL lock_timeout = '{PATIENCE}'")).await?;
 

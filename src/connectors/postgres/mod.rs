@@ -28,6 +28,7 @@ mod shape;
 mod source;
 mod statements;
 mod target;
+mod triggers;
 mod types;
 mod wanted;
 mod way;

@@ -11,6 +11,7 @@ use chrono::{DateTime, Datelike, SecondsFormat};
 use serde::{Deserialize, Serialize};
 
 use super::log::{Described, Lsn, Snapshot};
+use super::triggers::Triggered;
 use crate::connectors::sql::{self, Number, as_text};
 
 /// A watermark, taken apart; its source is the cluster and its timeline.
@@ -33,6 +34,8 @@ pub(super) enum Position {
     Id { column: String, at: Option<Number> },
     /// Every change that the log has up to a place.
     Log(Followed),
+    /// Every change that triggers wrote down and a snapshot saw.
+    Triggers(Box<Triggered>),
     /// All rows before a block, on the way to `then`.
     FirstRead { then: Box<Position>, layout: String, done_to_block: u64 },
     /// All rows up to a key, on the way to `then`; where rows are not read by place.

@@ -37,6 +37,7 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
     if !schema_exists(client, id).await? {
         preparation.now.push(create_schema(client, id).await?);
         preparation.now.push(control::create(id));
+        preparation.now.extend(control::made(id));
         preparation.now.push(sql::create_table(&POSTGRES, id, &wanted, &[]));
         preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.stored_key()));
         return Ok(preparation);
@@ -46,6 +47,7 @@ pub(super) async fn plan(client: &Client, id: &TableId, table: &TargetTable) -> 
         preparation.now.push(control::create(id));
     }
     let Some(mut relation) = catalog::relation(client, id).await? else {
+        preparation.now.extend(control::made(id));
         preparation.now.push(sql::create_table(&POSTGRES, id, &wanted, &[]));
         preparation.with_first_load = (!table.key.is_empty()).then(|| primary_key(id, &table.stored_key()));
         return Ok(preparation);

@@ -22,6 +22,7 @@ use super::keyset::{Bound, ByKey};
 use super::position::{Position, Stored};
 use super::rows::{Pool, Shape, rows};
 use super::way::Way;
+use super::window::Prepared;
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{
@@ -57,21 +58,21 @@ pub(super) enum Work {
 
 /// A reading whose coordinator has its snapshot.
 pub(super) struct PostgresReading {
-    pub(super) plan: ReadPlan,
-    pub(super) connection: Connection,
-    pub(super) shape: Arc<Shape>,
-    pub(super) work: Option<Work>,
+    plan: ReadPlan,
+    connection: Connection,
+    shape: Arc<Shape>,
+    work: Option<Work>,
     /// Where the table stands after the last portion.
-    pub(super) end: Stored,
-    pub(super) parallel: usize,
+    end: Stored,
+    parallel: usize,
     /// Settings of each session.
-    pub(super) settings: &'static str,
+    settings: &'static str,
     /// Sessions that see the snapshot, the coordinator first.
-    pub(super) sessions: Pool,
+    sessions: Pool,
     /// Where the coordinator goes in the end.
-    pub(super) idle: Pool,
+    idle: Pool,
     /// Who looks whether anybody waits for us.
-    pub(super) way: Way,
+    way: Way,
 }
 
 #[async_trait]
@@ -87,6 +88,28 @@ impl Reading for PostgresReading {
 }
 
 impl PostgresReading {
+    /// A reading by up to `parallel` sessions. `session` has the snapshot, and others join it.
+    pub(super) fn new(
+        connection: &Connection,
+        session: Session,
+        parallel: usize,
+        prepared: Prepared,
+        idle: &Pool,
+    ) -> Self {
+        Self {
+            plan: prepared.plan,
+            connection: connection.clone(),
+            shape: prepared.shape,
+            settings: prepared.work.settings().unwrap_or_default(),
+            work: Some(prepared.work),
+            end: prepared.end,
+            parallel: parallel.max(1),
+            way: Way::of(connection, session.server().pid),
+            sessions: Arc::new(Mutex::new(vec![session])),
+            idle: Arc::clone(idle),
+        }
+    }
+
     async fn portion(&mut self) -> Result<Option<Portion>> {
         let Some(work) = self.work.take() else {
             self.close().await?;
@@ -113,7 +136,7 @@ impl PostgresReading {
                     .boxed()
             })
             .collect();
-        Ok(Some(Portion { streams, resume: resume.write(), complete }))
+        Ok(Some(Portion { streams, resume: resume.write(), complete, oldest: None }))
     }
 
     /// Cuts the next portion off: its statements, what is left, and where the table stands after it.

@@ -1,22 +1,18 @@
 //! A load without the rows that the server refuses.
 //!
-//! ```text
-//! staged rows ──all at once──▶ done
-//!                    └─ refused ─▶ one half ─▶ done      each under a savepoint, so that what
-//!                                 └▶ other half ─▶ …     failed is taken back and the rest stays
-//! ```
-//!
-//! Halving costs some `2 log₂ n` statements a refused row. A row may be refused for a value that another
-//! row gives up only later: so the refused ones are tried again, until none of them gets in.
+//! What the server refuses is found by halving, each time under a savepoint, so that what failed is taken
+//! back and the rest stays.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
+use async_trait::async_trait;
 use tokio_postgres::error::DbError;
 
 use super::load::Load;
 use super::statements::Among;
-use crate::error::{Error, ErrorKind, Result};
-use crate::target::Refused;
+use crate::connectors::sql::{Attempts, by_halves, with_letters};
+use crate::error::{Error, Result};
 
 /// What is done with staged rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +20,29 @@ pub(super) enum Part {
     Insert,
     Upsert,
     Delete,
+}
+
+struct Try<'a, 'b> {
+    load: &'a mut Load<'b>,
+    part: Part,
+    /// Whether staged rows are found by their numbers: what comes in at once needs no index for that.
+    indexed: bool,
+}
+
+#[async_trait]
+impl Attempts for Try<'_, '_> {
+    async fn attempt(&mut self, among: Range<i64>) -> Result<Result<u64, String>> {
+        let attempted = self.load.attempt(self.part, among).await?;
+        if attempted.is_err() && !self.indexed {
+            self.load.client.batch_execute(&self.load.statements.index_staging()).await?;
+            self.indexed = true;
+        }
+        Ok(attempted)
+    }
+
+    fn note(&self, reason: &str) -> Result<()> {
+        self.load.refusals.as_ref().map_or(Ok(()), |refusals| refusals.note(reason))
+    }
 }
 
 impl Load<'_> {
@@ -36,42 +55,8 @@ impl Load<'_> {
         }
         // What would be found at the commit is found at the statement.
         self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
-        let end = i64::try_from(staged).unwrap_or(i64::MAX - 1) + 1;
-        let (mut changed, mut refused, mut indexed) = (0, Vec::new(), false);
-        let mut ranges = vec![(1, end)];
-        while let Some((from, to)) = ranges.pop() {
-            match self.attempt(part, from, to).await? {
-                Ok(rows) => changed += rows,
-                Err(reason) if to - from == 1 => {
-                    if let Some(refusals) = &self.refusals {
-                        refusals.note(&reason)?;
-                    }
-                    refused.push((from, reason));
-                }
-                Err(_) => {
-                    if !indexed {
-                        self.client.batch_execute(&self.statements.index_staging()).await?;
-                        indexed = true;
-                    }
-                    let half = from + (to - from) / 2;
-                    ranges.extend([(half, to), (from, half)]);
-                }
-            }
-        }
-        loop {
-            let before = refused.len();
-            let mut left = Vec::new();
-            for (row, reason) in std::mem::take(&mut refused) {
-                match self.attempt(part, row, row + 1).await? {
-                    Ok(rows) => changed += rows,
-                    Err(_) => left.push((row, reason)),
-                }
-            }
-            refused = left;
-            if refused.len() == before {
-                break;
-            }
-        }
+        let mut halves = Try { load: self, part, indexed: false };
+        let (changed, refused) = by_halves(&mut halves, staged).await?;
         self.refused.extend(refused);
         self.statements.among = Among::All;
         Ok(changed)
@@ -85,18 +70,13 @@ impl Load<'_> {
         let refused = std::mem::take(&mut self.refused);
         let numbers: Vec<i64> = refused.iter().map(|(number, _)| *number).collect();
         let rows = self.client.query(&self.statements.staged_letters(), &[&numbers]).await?;
-        let mut letters: HashMap<i64, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let refused = refused.into_iter().map(|(number, reason)| {
-            let letter = letters.remove(&number);
-            let letter = letter.ok_or_else(|| Error::new(ErrorKind::Internal, "a staged row has gone"))?;
-            Ok(Refused { letter, reason })
-        });
-        refusals.keep(refused.collect::<Result<_>>()?).await
+        let letters: HashMap<i64, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        refusals.keep(with_letters(refused, letters)?).await
     }
 
     /// Does a part with some of the staged rows, or nothing and says why the server refuses one of them.
-    async fn attempt(&mut self, part: Part, from: i64, to: i64) -> Result<Result<u64, String>> {
-        self.statements.among = Among::Numbers(from..to);
+    async fn attempt(&mut self, part: Part, among: Range<i64>) -> Result<Result<u64, String>> {
+        self.statements.among = Among::Numbers(among);
         let Some(statement) = self.statement(part) else { return Ok(Ok(0)) };
         self.client.batch_execute("SAVEPOINT frazil_part").await?;
         let done = self.client.execute(&statement, &[]).await;

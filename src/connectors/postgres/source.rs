@@ -14,17 +14,18 @@ use async_trait::async_trait;
 
 use super::choose::choose;
 use super::discover::{self, Relation};
-use super::log;
 use super::read::PostgresReading;
 use super::rows::Pool;
-use super::way::Way;
-use super::window::{self, Prepared, Stage};
+use super::window::{self, Stage};
+use super::{log, triggers};
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
 use crate::connectors::sql::{POSTGRES, counting, lock};
-use crate::delta::Watermark;
+use crate::delta::{LogPlace, Watermark};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{ChangeDetection, Finding, ReadPlan, ReadRequest, Reading, Severity, Source, Strain};
+use crate::source::{
+    Arrangement, ChangeDetection, Finding, Goal, ReadPlan, ReadRequest, Reading, Severity, Source, Strain,
+};
 use crate::table::{Fidelity, TableDescription, TableId};
 
 /// Older servers lack generated columns in their catalog, and are not maintained any more.
@@ -77,11 +78,12 @@ impl Source for PostgresSource {
 
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let session = self.session().await?;
-        let plan = if request.change == ChangeDetection::Log {
-            log::plan(&session, request).await.map_err(|error| self.placed(error, request))?
-        } else {
-            self.prepare(&session, request, None, Stage::Plan).await?.plan
+        let plan = match request.change {
+            ChangeDetection::Log => log::plan(&session, request).await,
+            ChangeDetection::Trigger => triggers::plan(&session, request).await,
+            _ => window::prepare(&session, request, None, Stage::Plan).await.map(|prepared| prepared.plan),
         };
+        let plan = plan.map_err(|error| self.placed(error, request))?;
         self.rest(session);
         Ok(plan)
     }
@@ -93,30 +95,30 @@ impl Source for PostgresSource {
             let opened = log::open(&self.connection, session, &request, described, &self.idle).await;
             return opened.map_err(|error| self.placed(error, &request));
         }
-        let prepared = self.prepare(&session, &request, described, Stage::Read).await?;
-        Ok(Box::new(PostgresReading {
-            plan: prepared.plan,
-            connection: self.connection.clone(),
-            shape: prepared.shape,
-            settings: prepared.work.settings().unwrap_or_default(),
-            work: Some(prepared.work),
-            end: prepared.end,
-            parallel: request.parallel.max(1),
-            way: Way::of(&self.connection, session.server().pid),
-            sessions: Arc::new(Mutex::new(vec![session])),
-            idle: Arc::clone(&self.idle),
-        }))
+        if request.change == ChangeDetection::Trigger {
+            let opened = triggers::open(&self.connection, session, &request, described, &self.idle).await;
+            return opened.map_err(|error| self.placed(error, &request));
+        }
+        let prepared = window::prepare(&session, &request, described, Stage::Read).await;
+        let prepared = prepared.map_err(|error| self.placed(error, &request))?;
+        let idle = &self.idle;
+        Ok(Box::new(PostgresReading::new(&self.connection, session, request.parallel, prepared, idle)))
     }
 
     async fn acknowledge(&self, _table: &TableId, position: &Watermark) -> Result<()> {
-        if !log::is_position(position) {
+        let (in_log, by_triggers) = (log::is_position(position), triggers::is_position(position));
+        if !in_log && !by_triggers {
             return Ok(());
         }
         let session = self.session().await?;
-        match log::acknowledge(&session, position).await {
+        let acknowledged = match in_log {
+            true => log::acknowledge(&session, position).await,
+            false => triggers::acknowledge(&session, position).await,
+        };
+        match acknowledged {
             Ok(()) => self.rest(session),
-            // The rows are in the lake. The next pass confirms them, or says what is wrong with the slot.
-            Err(error) => tracing::warn!(%error, "the replication slot was not moved on"),
+            // The rows are in the lake. The next pass confirms them, or says what is wrong.
+            Err(error) => tracing::warn!(%error, "the source does not know that the lake has the changes"),
         }
         Ok(())
     }
@@ -135,6 +137,44 @@ impl Source for PostgresSource {
         let findings = findings(&session, &relation, request).await?;
         self.rest(session);
         Ok(findings)
+    }
+
+    async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
+        let session = self.session().await?;
+        let relation = discover::one(&session, &request.table).await?;
+        let arranged = match request.change {
+            ChangeDetection::Log => log::arrange(&session, &relation, request, goal).await,
+            ChangeDetection::Trigger => triggers::arrange(&session, &relation, request, goal).await,
+            change => {
+                Ok(Arrangement::nothing(format!("`change: {}` needs nothing of ours here", change.name())))
+            }
+        };
+        let arranged = arranged.map_err(|error| self.placed(error, request))?;
+        self.rest(session);
+        Ok(arranged)
+    }
+
+    async fn execute(&self, arrangement: &Arrangement) -> Result<()> {
+        let session = self.session().await?;
+        session.batch_execute(&arrangement.statements.join(";\n")).await.map_err(|error| {
+            let error = Error::from(error).with("connection", self.connection.name());
+            match error.kind() {
+                ErrorKind::Permission => {
+                    error.hint("let somebody who may do it execute what `--dry-run` prints")
+                }
+                _ => error,
+            }
+        })?;
+        self.rest(session);
+        Ok(())
+    }
+
+    async fn end_of_log(&self) -> Result<Option<LogPlace>> {
+        let session = self.session().await?;
+        let place = log::end_of_log(&session).await;
+        let place = place.map_err(|error| error.with("connection", self.connection.name()))?;
+        self.rest(session);
+        Ok(Some(place))
     }
 
     async fn strain(&self) -> Result<Strain> {
@@ -164,6 +204,10 @@ async fn findings(session: &Session, relation: &Relation, request: &ReadRequest)
     }
     if request.change == ChangeDetection::Log {
         findings.extend(log::findings(session, relation, request).await?);
+        return Ok(findings);
+    }
+    if request.change == ChangeDetection::Trigger {
+        findings.extend(triggers::findings(session, relation, request).await?);
         return Ok(findings);
     }
     let choice = choose(relation, request)?;
@@ -200,18 +244,6 @@ async fn findings(session: &Session, relation: &Relation, request: &ReadRequest)
 }
 
 impl PostgresSource {
-    /// Decides a read; what goes wrong says where.
-    async fn prepare(
-        &self,
-        session: &Session,
-        request: &ReadRequest,
-        described: Option<Relation>,
-        stage: Stage,
-    ) -> Result<Prepared> {
-        let prepared = window::prepare(session, request, described, stage).await;
-        prepared.map_err(|error| self.placed(error, request))
-    }
-
     /// Says where an error is.
     fn placed(&self, error: Error, request: &ReadRequest) -> Error {
         error.with("table", &request.table).with("connection", self.connection.name())

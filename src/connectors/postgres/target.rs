@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::load::Hears;
 use super::{catalog, control, load, prepare};
 use crate::clients::postgres::translate;
 use crate::clients::postgres::{Session, connect};
 use crate::connection::Connection;
+use crate::connectors::sql::Hears;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::Finding;
@@ -125,11 +125,11 @@ impl Target for Postgres {
     }
 
     async fn apply_but(&self, merge: Merge, refusals: Arc<dyn Refusals>) -> Result<MergeStats> {
-        self.change(merge, Hears { refusals: Some(refusals), conflicts: None }).await
+        self.change(merge, Hears::of_refusals(refusals)).await
     }
 
     async fn apply_beside(&self, merge: Merge, conflicts: Arc<dyn Conflicts>) -> Result<MergeStats> {
-        self.change(merge, Hears { refusals: None, conflicts: Some(conflicts) }).await
+        self.change(merge, Hears::of_conflicts(conflicts)).await
     }
 
     async fn preflight(&self, table: &TargetTable) -> Result<Vec<Finding>> {

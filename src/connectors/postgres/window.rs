@@ -138,9 +138,9 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Of a table whose changes are in the log: there is no cursor.
+    /// Of a table whose changes are in a log, or written down by triggers: there is no cursor.
     pub(super) fn of_log(request: &'a ReadRequest, source: Option<String>, notes: Vec<String>) -> Self {
-        let choice = Choice { change: ChangeDetection::Log, cursor: None, notes: Vec::new() };
+        let choice = Choice { change: request.change, cursor: None, notes: Vec::new() };
         Self { request, choice, source, notes }
     }
 
@@ -198,13 +198,14 @@ impl<'a> Window<'a> {
             }
             Position::Full {} => Err("it comes from full reads".to_owned()),
             Position::Log(_) => Err("it comes from the log".to_owned()),
+            Position::Triggers(_) => Err("it comes from triggers".to_owned()),
         }
     }
 
     /// Whatever changes while a first read runs is read again, so its portions may be kept.
     fn resumable(&self) -> bool {
-        let found = matches!(self.choice.change, ChangeDetection::Timestamp | ChangeDetection::Log);
-        self.request.keyed && found
+        use ChangeDetection::{Log, Timestamp, Trigger};
+        self.request.keyed && matches!(self.choice.change, Timestamp | Log | Trigger)
     }
 
     async fn horizon(&self, session: &Session, relation: &Relation, wait: bool) -> Result<Limit> {

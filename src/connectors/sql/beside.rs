@@ -9,11 +9,15 @@
 //! Both sides of a load are staged in columns of the target's own types, so what is compared is what the
 //! table would hold: a text cut or padded, a number rounded on its way in is no change of somebody else's.
 
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+
 use super::Alters;
 use super::Dialect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableId;
-use crate::target::{Clash, ConflictRules, Deletes, Met, Outcome, decide};
+use crate::target::{Clash, ConflictRules, Conflicts, Deletes, FoundConflict, Met, Outcome, decide};
 
 /// Texts that one `CONCAT` puts together: SQL Server's takes 254.
 const MOST_ARGUMENTS: usize = 250;
@@ -81,7 +85,7 @@ impl Comparison<'_> {
     }
 
     fn together(&self, marks: &[String]) -> String {
-        if self.dialect.alters != Alters::TransactSql {
+        if !matches!(self.dialect.alters, Alters::TransactSql | Alters::MySql) {
             return marks.join(" || ");
         }
         let some = marks.chunks(MOST_ARGUMENTS).map(|some| format!("CONCAT('', {})", some.join(", ")));
@@ -133,6 +137,20 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Staged rows of which the same columns are kept.
+    pub fn alike(&self) -> BTreeMap<&str, Vec<i64>> {
+        let mut alike: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+        for (number, kept) in &self.mix {
+            alike.entry(kept).or_default().push(*number);
+        }
+        alike
+    }
+
+    /// Staged rows that nothing is left to do with, once those that are mixed are written.
+    pub fn done(&self) -> Vec<i64> {
+        self.leave.iter().copied().chain(self.mix.iter().map(|(number, _)| *number)).collect()
+    }
+
     /// Where the column is that says when a row was written, if any policy asks for it.
     pub fn last_write(rules: &ConflictRules, table: &TableId, columns: &[&str]) -> Result<Option<usize>> {
         if !rules.need_last_write() {
@@ -149,5 +167,62 @@ impl Plan {
             .with("last_write", name)
             .hint("set `last_write` to a column that the stream writes")),
         }
+    }
+}
+
+/// A load that carries out a [`Plan`].
+#[async_trait]
+pub trait Beside: Send {
+    /// The keys of staged rows, and what source, base and target have of them.
+    async fn sides(&mut self, numbers: &[i64]) -> Result<Sided>;
+
+    /// Writes these staged rows, all columns but those that `kept` marks with `1`. Returns how many there were.
+    async fn mix(&mut self, numbers: &[i64], kept: &str) -> Result<u64>;
+
+    /// Takes rows out of the staging table.
+    async fn forget(&mut self, numbers: &[i64]) -> Result<()>;
+}
+
+impl Plan {
+    /// Does what the plan says, `at_once` staged rows at a time, and tells of its conflicts. Returns how many
+    /// rows it wrote.
+    pub async fn carry_out(
+        &self,
+        load: &mut dyn Beside,
+        columns: &[&str],
+        conflicts: &dyn Conflicts,
+        at_once: usize,
+    ) -> Result<u64> {
+        for clashes in self.clashes.chunks(at_once) {
+            let numbers: Vec<i64> = clashes.iter().map(|(number, _)| *number).collect();
+            conflicts.found(Self::found(clashes, columns, load.sides(&numbers).await?)?)?;
+        }
+        let mut written = 0;
+        for (kept, numbers) in self.alike() {
+            for numbers in numbers.chunks(at_once) {
+                written += load.mix(numbers, kept).await?;
+            }
+        }
+        for numbers in self.done().chunks(at_once) {
+            load.forget(numbers).await?;
+        }
+        Ok(written)
+    }
+}
+
+/// What is known of a row by its number: its key, and what source, base and target have of it, as JSON.
+pub type Sided = HashMap<i64, (String, [Option<String>; 3])>;
+
+impl Plan {
+    /// Conflicts as they are told of. `columns` are those that are no key.
+    pub fn found(clashes: &[(i64, Clash)], columns: &[&str], mut sides: Sided) -> Result<Vec<FoundConflict>> {
+        let found = clashes.iter().map(|(number, (kind, fields))| {
+            let found = sides.remove(number);
+            let (key, [source, base, target]) =
+                found.ok_or_else(|| Error::new(ErrorKind::Internal, "a staged row has gone"))?;
+            let fields = fields.iter().map(|(place, resolution)| (columns[*place].to_owned(), *resolution));
+            Ok(FoundConflict { kind: *kind, key, fields: fields.collect(), base, source, target })
+        });
+        found.collect()
     }
 }

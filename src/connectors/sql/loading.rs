@@ -7,10 +7,10 @@ use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{Field, Schema};
 use arrow::json::writer::{EncoderOptions, make_encoder};
 
-use super::{Renames, Wanted};
+use super::{Dialect, Renames, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{HAS_BASE, KEY_TEXT, LAKE_COLUMN_ID, OP_COLUMN, TableId, base_column};
-use crate::target::{Deletes, LETTER_COLUMN, Merge, TargetTable};
+use crate::target::{Conflicts, Deletes, LETTER_COLUMN, MADE, Merge, Refusals, Strategy, TargetTable};
 
 /// The column that marks deleted rows with `deletes: soft`.
 pub const DELETED_AT: &str = "_deleted_at";
@@ -35,6 +35,37 @@ pub fn mark_deleted(wanted: &mut Vec<Wanted>, table: &TargetTable, data_type: &s
         added_default: None,
     });
     Ok(())
+}
+
+/// Who hears of rows that are not just written.
+#[derive(Default)]
+pub struct Hears {
+    /// Where refused rows go; without it the first one ends the load.
+    pub refusals: Option<Arc<dyn Refusals>>,
+    /// Who decides about rows that others changed; without it nobody looks.
+    pub conflicts: Option<Arc<dyn Conflicts>>,
+}
+
+impl Hears {
+    /// Refused rows go aside.
+    pub fn of_refusals(refusals: Arc<dyn Refusals>) -> Self {
+        Self { refusals: Some(refusals), conflicts: None }
+    }
+
+    /// Rows that others changed are decided about.
+    pub fn of_conflicts(conflicts: Arc<dyn Conflicts>) -> Self {
+        Self { refusals: None, conflicts: Some(conflicts) }
+    }
+}
+
+/// Refuses to merge into a table without a key.
+pub fn check_key(id: &TableId, merge: &Merge) -> Result<()> {
+    if merge.strategy != Strategy::Merge || !merge.table.key.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Config, "a merge needs a key")
+        .with("table", id)
+        .hint("set `primary_key`, or use `mode: append`"))
 }
 
 /// Refuses changes that have other columns than the table that they are for.
@@ -92,10 +123,35 @@ pub fn lake_ids(schema: &Schema) -> BTreeMap<String, String> {
     schema.fields().iter().filter_map(column).collect()
 }
 
+/// The statements that note in the control table that we make a table. `literal` writes a text.
+pub fn made(
+    dialect: &Dialect,
+    control: &TableId,
+    table: &TableId,
+    literal: fn(&str) -> String,
+) -> [String; 2] {
+    let (control, made, name) = (dialect.table(control), literal(MADE), literal(&table.name));
+    let columns = ["stream", "target_table", "lake_table", "snapshot_id", "applied_at", "rows", "columns"];
+    let nil = literal(&uuid::Uuid::nil().to_string());
+    let nothing = literal("{}");
+    [
+        // Of one that had the name before.
+        format!(
+            "DELETE FROM {control} WHERE {} = {made} AND {} = {name}",
+            dialect.ident("stream"),
+            dialect.ident("target_table")
+        ),
+        format!(
+            "INSERT INTO {control} ({}) VALUES ({made}, {name}, {nil}, 0, CURRENT_TIMESTAMP, 0, {nothing})",
+            columns.map(|column| dialect.ident(column)).join(", ")
+        ),
+    ]
+}
+
 /// What earlier loads say of a table.
 #[derive(Debug, Default)]
 pub struct History {
-    /// Whether any stream ever loaded it: then we made it, or were given it.
+    /// Whether we made it. A table that was there before us is loaded, and keeps the shape that it was given.
     pub ours: bool,
     /// The names under which columns were loaded, by the lake's ids.
     pub columns: BTreeMap<String, String>,
@@ -108,12 +164,15 @@ impl History {
     pub fn of(table: &TableId, rows: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let mut history = Self::default();
         for (stream, columns) in rows {
+            if stream == MADE {
+                history.ours = true;
+                continue;
+            }
             let columns: BTreeMap<String, String> = serde_json::from_str(&columns).map_err(|error| {
                 Error::new(ErrorKind::Corrupt, "the control row's `columns` cannot be read")
                     .with("table", table)
                     .because(error)
             })?;
-            history.ours = true;
             history.columns.extend(columns.clone());
             history.streams.push((stream, columns));
         }

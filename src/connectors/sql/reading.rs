@@ -31,6 +31,39 @@ impl Select {
     }
 }
 
+/// The condition that a key lies behind a bound, where the server compares no rows, or finds no range of an
+/// index by it: `a > x OR (a = x AND b > y)`. Of each column its name and the bound's value as a literal.
+pub fn beyond(bound: &[(&str, String)]) -> String {
+    compared(bound, ">", ">")
+}
+
+/// The condition that a key lies before a bound, or at it.
+pub fn up_to(bound: &[(&str, String)]) -> String {
+    compared(bound, "<", "<=")
+}
+
+fn compared(bound: &[(&str, String)], inner: &str, last: &str) -> String {
+    let way = |at: usize| {
+        let operator = |i: usize| match i == at {
+            false => "=",
+            true if at + 1 == bound.len() => last,
+            true => inner,
+        };
+        let parts: Vec<_> = bound[..=at]
+            .iter()
+            .enumerate()
+            .map(|(i, (name, value))| format!("{name} {} {value}", operator(i)))
+            .collect();
+        format!("({})", parts.join(" AND "))
+    };
+    let ways: Vec<_> = (0..bound.len()).map(way).collect();
+    match bound {
+        // The first column alone bounds the search in the index.
+        [(name, value), _, ..] => format!("{name} {inner}= {value} AND ({})", ways.join(" OR ")),
+        _ => ways.concat(),
+    }
+}
+
 /// Statements that wait to be read.
 pub type Queue = Arc<Mutex<VecDeque<String>>>;
 

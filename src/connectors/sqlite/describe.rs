@@ -35,11 +35,18 @@ pub(super) fn names(file: &File, database: &Database) -> Result<Vec<String>> {
     let run = || -> rusqlite::Result<Vec<String>> {
         let mut statement = database.prepare(
             "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'view', 'virtual')
-             AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+             AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+             AND name NOT LIKE '\\_frazil\\_%' ESCAPE '\\' ORDER BY name",
         )?;
         statement.query_map([], |row| row.get(0))?.collect()
     };
     run().map_err(|error| file.error(error))
+}
+
+/// Whether there is a table of this name.
+pub(super) fn is_there(database: &Database, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)";
+    database.query_row(sql, [name], |row| row.get(0))
 }
 
 /// A table by its name, or an error that names those with similar names.

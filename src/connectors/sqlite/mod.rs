@@ -18,6 +18,7 @@ mod read;
 mod shape;
 mod source;
 mod target;
+mod triggers;
 mod types;
 mod value;
 mod window;

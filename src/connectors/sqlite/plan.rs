@@ -34,8 +34,26 @@ pub(super) enum At {
     FirstRead { column: String, at: String, row_id: String },
     /// Every id or version up to this one was read; none when there was no row.
     Id { column: String, at: Option<String> },
+    /// Every change that triggers wrote down, up to a number.
+    Triggers {
+        /// The table that they write to.
+        changes: String,
+        /// What is installed.
+        stamp: String,
+        /// What the table looked like.
+        shape: String,
+        reader: String,
+        seq: String,
+    },
     /// Everything was read; nothing to go on from.
     Full,
+}
+
+impl Position {
+    /// What a watermark says, if it is one of ours.
+    pub(super) fn read(watermark: &Watermark) -> Option<Self> {
+        serde_json::from_str::<Self>(watermark.as_str()).ok().filter(|position| position.v == VERSION)
+    }
 }
 
 impl At {
@@ -147,7 +165,11 @@ pub(super) fn resolve(request: &ReadRequest, described: &Described) -> Result<Re
     Ok(resolved)
 }
 
-fn columns(request: &ReadRequest, described: &Described) -> Result<Vec<(Column, arrow::datatypes::Field)>> {
+/// The columns that a request wants, and their fields.
+pub(super) fn columns(
+    request: &ReadRequest,
+    described: &Described,
+) -> Result<Vec<(Column, arrow::datatypes::Field)>> {
     let table = &described.table;
     let wanted: Vec<&str> = match &request.columns {
         Some(columns) => columns.iter().map(String::as_str).collect(),
@@ -245,7 +267,8 @@ fn pick(
         ChangeDetection::Rowversion
         | ChangeDetection::Tracking
         | ChangeDetection::Log
-        | ChangeDetection::Temporal => {
+        | ChangeDetection::Temporal
+        | ChangeDetection::Trigger => {
             return Err(crate::connectors::sql::foreign_change("sqlite", request));
         }
         ChangeDetection::Full | ChangeDetection::Auto => {
@@ -322,9 +345,7 @@ fn number_cursor(
 /// Reads the watermark; one that is of no use starts over, with the reason for the user.
 fn start(request: &ReadRequest, cursor: &Cursor, notes: &mut Vec<String>) -> Start {
     let Some(from) = &request.from else { return Start::Whole };
-    let position =
-        serde_json::from_str::<Position>(from.as_str()).ok().filter(|position| position.v == VERSION);
-    let Some(Position { at, .. }) = position else {
+    let Some(Position { at, .. }) = Position::read(from) else {
         notes.push("the stored position is not one of sqlite: reads everything anew".into());
         return Start::Whole;
     };

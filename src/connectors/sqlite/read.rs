@@ -6,8 +6,8 @@
 //! stream ◀── batches, then end ──── (waits when two batches are not taken)
 //! ```
 //!
-//! All portions see one state of the database: the transaction stays open until the reading is
-//! dropped. A stream that breaks off without its end is an error, so a lost thread loses no row.
+//! All portions see one state of the database: the transaction stays open until the last is read, or the
+//! reading is dropped. A stream that breaks off without its end is an error, so a lost thread loses no row.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::plan::{At, Cursor, Resolved, Start, resolve};
 use super::value::DAY;
 use super::window::Window;
 use crate::clients::sqlite::File;
-use crate::connectors::sql::Unfit;
+use crate::connectors::sql::{self, Unfit};
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BeyondHorizon, NullCursor, Portion, ReadPlan, ReadRequest, Reading, RowStream};
@@ -62,6 +62,8 @@ type Batches = mpsc::Sender<Result<Option<RecordBatch>>>;
 struct Job {
     sql: String,
     batches: Batches,
+    /// Nothing is read after it.
+    last: bool,
 }
 
 /// Opens the file, takes the horizon, begins the transaction, and starts the thread. Blocks.
@@ -86,23 +88,64 @@ pub(super) fn open(file: &File, request: ReadRequest, clock: impl Fn() -> i64) -
     let end = horizon::end(&database, &request, &resolved, horizon.at).map_err(failed)?;
     let portions = portions(&database, &request, &resolved, &window, end, horizon.at).map_err(failed)?;
     resolved.plan.statement = portions.front().map(|portion| portion.sql.clone()).unwrap_or_default();
-
     let plan = resolved.plan.clone();
-    let (jobs, todo) = std::sync::mpsc::channel::<Job>();
-    let replaced: Replaced = Arc::new(resolved.columns.iter().map(|_| AtomicU64::new(0)).collect());
-    let counts = Arc::clone(&replaced);
-    let reader = Reader { file: file.clone(), request, resolved, window, now: horizon.now, replaced: counts };
-    std::thread::Builder::new()
-        .name("sqlite-read".into())
-        .spawn(move || {
-            for job in todo {
-                let outcome = reader.run(&database, &job);
-                // Whoever dropped the stream wants neither the end nor the error.
-                let _ = job.batches.blocking_send(outcome.map(|()| None));
-            }
-        })
-        .map_err(|source| Error::new(ErrorKind::Transient, "no thread to read with").because(source))?;
-    Ok(SqliteReading { plan, jobs, portions, replaced })
+    let reader =
+        Reader { file: file.clone(), request, resolved, window, now: horizon.now, replaced: Arc::default() };
+    reader.start(database, plan, portions)
+}
+
+/// A read of one statement, decided elsewhere.
+pub(super) struct Planned {
+    pub(super) plan: ReadPlan,
+    /// How its rows are decoded; they may have more columns than the plan tells of.
+    pub(super) resolved: Resolved,
+    pub(super) statement: String,
+    pub(super) resume: Watermark,
+}
+
+/// Starts it, in the transaction that is open.
+pub(super) fn start(
+    file: &File,
+    database: Database,
+    request: ReadRequest,
+    planned: Planned,
+) -> Result<SqliteReading> {
+    let Planned { plan, resolved, statement, resume } = planned;
+    let window = resolved.window(&request, None);
+    let portions = [PlannedPortion { sql: statement, resume, complete: true }].into();
+    let reader = Reader { file: file.clone(), request, resolved, window, now: 0, replaced: Arc::default() };
+    reader.start(database, plan, portions)
+}
+
+impl Reader {
+    /// Reads from now on, on a thread of its own, what it is told to.
+    fn start(
+        mut self,
+        database: Database,
+        plan: ReadPlan,
+        portions: VecDeque<PlannedPortion>,
+    ) -> Result<SqliteReading> {
+        let (jobs, todo) = std::sync::mpsc::channel::<Job>();
+        let replaced: Replaced = Arc::new(self.resolved.columns.iter().map(|_| AtomicU64::new(0)).collect());
+        self.replaced = Arc::clone(&replaced);
+        let reader = self;
+        std::thread::Builder::new()
+            .name("sqlite-read".into())
+            .spawn(move || {
+                for job in todo {
+                    let outcome = reader.run(&database, &job);
+                    if job.last {
+                        // Without a write-ahead log, who reads keeps others from writing: us too, who will
+                        // note how far we are.
+                        let _ = database.execute_batch("ROLLBACK");
+                    }
+                    // Whoever dropped the stream wants neither the end nor the error.
+                    let _ = job.batches.blocking_send(outcome.map(|()| None));
+                }
+            })
+            .map_err(|source| Error::new(ErrorKind::Transient, "no thread to read with").because(source))?;
+        Ok(SqliteReading { plan, jobs, portions, replaced })
+    }
 }
 
 fn version(file: &File, database: &Database) -> Result<i64> {
@@ -310,16 +353,21 @@ impl Reading for SqliteReading {
         };
         let (batches, received) = mpsc::channel(BATCHES_AHEAD);
         // When the thread is gone, the sender in the lost job is too, and the stream says so.
-        let _ = self.jobs.send(Job { sql: planned.sql, batches });
+        let _ = self.jobs.send(Job { sql: planned.sql, batches, last: planned.complete });
         let stream: RowStream = Box::pin(futures::stream::unfold(Some(received), |received| async {
             let mut received = received?;
             match received.recv().await {
-                Some(Ok(Some(batch))) => Some((Ok(batch), Some(received))),
+                Some(Ok(Some(batch))) => Some((sql::cast_ops(batch), Some(received))),
                 Some(Ok(None)) => None,
                 Some(Err(error)) => Some((Err(error), None)),
                 None => Some((Err(Error::new(ErrorKind::Internal, "the reading thread is gone")), None)),
             }
         }));
-        Ok(Some(Portion { streams: vec![stream], resume: planned.resume, complete: planned.complete }))
+        Ok(Some(Portion {
+            streams: vec![stream],
+            resume: planned.resume,
+            complete: planned.complete,
+            oldest: None,
+        }))
     }
 }

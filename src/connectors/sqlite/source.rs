@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use chrono::Utc;
 
 use super::plan::{Cursor, resolve};
-use super::{describe, read};
+use super::{describe, read, triggers};
 use crate::clients::sqlite::{File, on_a_thread};
 use crate::connection::Connection;
 use crate::connectors::sql::{SQLITE, counting};
+use crate::delta::Watermark;
 use crate::error::Result;
-use crate::source::{Finding, ReadPlan, ReadRequest, Reading, Severity, Source};
+use crate::source::{
+    Arrangement, ChangeDetection, Finding, Goal, ReadPlan, ReadRequest, Reading, Severity, Source,
+};
 use crate::table::{TableDescription, TableId};
 
 /// A source that opens its file when first used.
@@ -55,6 +58,9 @@ impl Source for SqliteSource {
     async fn plan(&self, request: &ReadRequest) -> Result<ReadPlan> {
         let request = request.clone();
         self.blocking(move |file| {
+            if request.change == ChangeDetection::Trigger {
+                return triggers::plan(file, &request);
+            }
             let database = file.open()?;
             let resolved = resolve(&request, &describe::find(file, &database, &request.table)?)?;
             // The user's own condition shows its mistakes here, not in the middle of a run.
@@ -65,9 +71,37 @@ impl Source for SqliteSource {
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Box<dyn Reading>> {
-        let reading =
-            self.blocking(move |file| read::open(file, request, || Utc::now().timestamp_micros())).await?;
-        Ok(Box::new(reading))
+        let open = move |file: &File| match request.change {
+            ChangeDetection::Trigger => triggers::open(file, request),
+            _ => read::open(file, request, || Utc::now().timestamp_micros()),
+        };
+        Ok(Box::new(self.blocking(open).await?))
+    }
+
+    async fn acknowledge(&self, _table: &TableId, position: &Watermark) -> Result<()> {
+        if !triggers::is_position(position) {
+            return Ok(());
+        }
+        let position = position.clone();
+        if let Err(error) = self.blocking(move |file| triggers::acknowledge(file, &position)).await {
+            // The rows are in the lake. The next pass notes it.
+            tracing::warn!(%error, "the source does not know that the lake has the changes");
+        }
+        Ok(())
+    }
+
+    async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
+        if request.change != ChangeDetection::Trigger {
+            let change = request.change.name();
+            return Ok(Arrangement::nothing(format!("`change: {change}` needs nothing of ours here")));
+        }
+        let request = request.clone();
+        self.blocking(move |file| triggers::arrange(file, &request, goal)).await
+    }
+
+    async fn execute(&self, arrangement: &Arrangement) -> Result<()> {
+        let statements = arrangement.statements.clone();
+        self.blocking(move |file| triggers::execute(file, &statements)).await
     }
 
     async fn count(&self, table: &TableId, filter: Option<&str>) -> Result<u64> {
@@ -89,6 +123,9 @@ impl Source for SqliteSource {
 }
 
 fn preflight(file: &File, request: &ReadRequest) -> Result<Vec<Finding>> {
+    if request.change == ChangeDetection::Trigger {
+        return triggers::findings(file, request);
+    }
     let database = file.open()?;
     let described = describe::find(file, &database, &request.table)?;
     let mut findings = Vec::new();

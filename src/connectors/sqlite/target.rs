@@ -31,7 +31,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 use crate::source::{Finding, Severity};
 use crate::table::TableId;
-use crate::target::{Applied, Conflicts, Merge, MergeStats, Refusals, Strategy, Target, TargetTable};
+use crate::target::{
+    Applied, Conflicts, Merge, MergeStats, Refusals, Strategy, TURN, Target, TargetTable, Turn,
+};
 
 /// One batch is written while the next is merged.
 const BATCHES_AHEAD: usize = 1;
@@ -60,10 +62,10 @@ impl SqliteTarget {
         refusals: Option<Arc<dyn Refusals>>,
         conflicts: Option<Arc<dyn Conflicts>>,
     ) -> Result<MergeStats> {
-        let Merge { stream, table, from, to, strategy, mut changes, rows: _ } = merge;
+        let Merge { stream, table, from, to, turn, strategy, mut changes, rows: _ } = merge;
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let runtime = Handle::current();
-        let move_ = Move { stream, table, from, to, strategy, refusals, conflicts, runtime };
+        let move_ = Move { stream, table, from, to, turn, strategy, refusals, conflicts, runtime };
         let file = self.file.clone();
         let load = on_a_thread(move || load(&file, &move_, batches));
         while let Some(batch) = changes.next().await {
@@ -178,6 +180,7 @@ struct Move {
     table: TargetTable,
     from: Option<Applied>,
     to: Applied,
+    turn: Option<Turn>,
     strategy: Strategy,
     /// Where refused rows go; without it the first one ends the load.
     refusals: Option<Arc<dyn Refusals>>,
@@ -198,38 +201,54 @@ fn load(file: &File, move_: &Move, mut batches: mpsc::Receiver<Step>) -> Result<
     // Dropping the connection on any way out but COMMIT rolls back.
     database.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     let name = shape::local(&move_.table.id);
-    if applied(&database, &move_.stream, &name).map_err(failed)? != move_.from {
-        return Err(Error::new(ErrorKind::Conflict, "another runner moved the target table")
-            .with("table", &move_.table.id)
-            .with("stream", &move_.stream)
-            .hint("nothing of this run was applied; the next run goes on from there"));
+    let moves = [(move_.stream.as_str(), move_.from)].into_iter();
+    for (stream, from) in moves.chain(move_.turn.map(|turn| (TURN, turn.from))) {
+        if applied(&database, stream, &name).map_err(failed)? != from {
+            return Err(Error::new(ErrorKind::Conflict, "another runner moved the target table")
+                .with("table", &move_.table.id)
+                .with("stream", &move_.stream)
+                .hint("nothing of this run was applied; the next run goes on from there"));
+        }
     }
     let stats = write(file, &database, move_, &mut batches)?;
     if let Some(conflicts) = &move_.conflicts {
         move_.runtime.block_on(conflicts.keep())?;
     }
     let columns = serde_json::to_string(&lake_ids(&move_.table.schema)).expect("names are text");
-    database
-        .execute(
-            &format!(
-                "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns, halfway)
-                 VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5, json_patch({NOTED}, ?6), ?7)"
-            ),
-            params![
-                move_.stream,
-                name,
-                move_.to.lake_table.to_string(),
-                move_.to.snapshot.0,
-                i64::try_from(stats.staged).unwrap_or(i64::MAX),
-                columns,
-                move_.to.halfway.map(|halfway| halfway.to_string())
-            ],
-        )
-        .map_err(failed)?;
+    let staged = i64::try_from(stats.staged).unwrap_or(i64::MAX);
+    record(&database, (&move_.stream, &name), move_.to, staged, &columns).map_err(failed)?;
+    if let Some(turn) = move_.turn {
+        record(&database, (TURN, &name), turn.to, 0, "{}").map_err(failed)?;
+    }
     faults::point(faults::IN_LOAD_TRANSACTION)?;
     database.execute_batch("COMMIT").map_err(failed)?;
     faults::point(faults::AFTER_LOAD)?;
     Ok(stats)
+}
+
+/// Says what a table shows.
+fn record(
+    database: &Database,
+    (stream, table): (&str, &str),
+    to: Applied,
+    rows: i64,
+    columns: &str,
+) -> rusqlite::Result<usize> {
+    database.execute(
+        &format!(
+            "INSERT OR REPLACE INTO {CONTROL} (stream, target_table, lake_table, snapshot_id, applied_at, rows, columns, halfway)
+             VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%d %H:%M:%f', 'now'), ?5, json_patch({NOTED}, ?6), ?7)"
+        ),
+        params![
+            stream,
+            table,
+            to.lake_table.to_string(),
+            to.snapshot.0,
+            rows,
+            columns,
+            to.halfway.map(|halfway| halfway.to_string())
+        ],
+    )
 }
 
 /// Writes all batches.

@@ -270,13 +270,17 @@ async fn maintained(steps: &[Step], raise_at: Option<usize>) {
             }
             Step::MaintainCrash(before) => {
                 let point = if *before { "before_swap" } else { "after_swap" };
-                fail::cfg(point, "return(error)").unwrap();
+                let _armed = fail::FailGuard::new(point, "return(error)").unwrap();
                 let mut maintainer = history.table.clone();
                 maintainer.reload().await.unwrap();
                 for plan in maintainer.plan_rewrites(EAGER).await.unwrap() {
-                    assert!(maintainer.rewrite(&plan, budget()).await.is_err());
+                    // One that is stopped after its swap has swapped: it can have taken along what
+                    // the next was to rewrite, which then is given up and gets to no such point.
+                    match maintainer.rewrite(&plan, budget()).await {
+                        Err(error) => assert!(error.to_string().contains(point), "{error}"),
+                        Ok(rewritten) => assert_eq!(rewritten, Rewritten::default()),
+                    }
                 }
-                fail::remove(point);
             }
             Step::Expire(at_least) => {
                 history.table.reload().await.unwrap();

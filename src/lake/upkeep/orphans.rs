@@ -13,6 +13,7 @@ use iceberg::spec::SnapshotRef;
 use serde::Serialize;
 
 use super::super::LakeTable;
+use super::super::outbox::KIND as OUTBOX_KIND;
 use super::super::storage::store_error;
 use super::reach;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,7 +25,7 @@ pub const SMALLEST_ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
 /// The directories of a table, and the kinds of files that it has there.
 const KINDS: [(&str, &[&str]); 2] = [
-    ("data", &[".parquet", ".puffin", ".avro", ".orc"]),
+    ("data", &[".parquet", ".puffin", ".avro", ".orc", OUTBOX_KIND]),
     ("metadata", &[".avro", ".metadata.json", ".metadata.json.gz", ".puffin", ".stats"]),
 ];
 
@@ -113,6 +114,7 @@ impl LakeTable {
     /// Takes out everything that the table mentions, by the path in its store.
     async fn spare_mentioned(&self, listed: &mut BTreeMap<String, Orphan>) -> Result<()> {
         let metadata = self.table.metadata();
+        listed.retain(|path, _| !self.is_handed_on(path));
         let mut failed: Option<Error> = None;
         let mut spare = |location: &str| match self.stores.resolve(location) {
             Ok((_, path)) => drop(listed.remove(path.as_ref())),

@@ -4,6 +4,7 @@
 //! be committed. Who comes next asks the target: if it shows what it showed before, that load never was, and
 //! its conflicts go; else they stand, and the table is settled.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -163,6 +164,9 @@ fn records(batch: &RecordBatch) -> Vec<Record> {
     (0..batch.num_rows()).map(record).collect()
 }
 
+/// How a conflict ended that a newer one has taken the place of. It stands in no table: it follows from the newer.
+const SUPERSEDED: &str = "superseded";
+
 /// The position of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Standing {
@@ -245,6 +249,11 @@ impl Log {
             found.extend(records(&batch?));
         }
         found.sort_by(|a, b| (b.found_at, &a.conflict).cmp(&(a.found_at, &b.conflict)));
+        if load.is_none() {
+            // Of a load that may never have been, nothing follows.
+            let pending = self.standing.pending.as_ref().map(|pending| pending.load.to_string());
+            close_older(&mut found, pending.as_deref());
+        }
         Ok(found)
     }
 
@@ -272,5 +281,27 @@ impl Log {
             summary: [("frazil.run".to_owned(), run.to_string())].into(),
         };
         self.table.commit(change, budget).await.map(drop)
+    }
+}
+
+/// An open conflict is over when a newer one of the same row is about the same columns: whoever decides that
+/// one decides both. `records` come newest first.
+fn close_older(records: &mut [Record], pending: Option<&str>) {
+    type Fields = BTreeMap<String, String>;
+    let fields = |record: &Record| -> Fields { serde_json::from_str(&record.fields).unwrap_or_default() };
+    let mut newer: HashMap<String, Vec<(Fields, DateTime<Utc>)>> = HashMap::new();
+    for record in records {
+        let own = fields(record);
+        let later = newer.entry(record.record.clone()).or_default();
+        let covers = |of: &Fields| own.keys().all(|name| of.contains_key(name));
+        if record.is_open()
+            && let Some((_, at)) = later.iter().find(|(of, _)| covers(of))
+        {
+            record.resolution = SUPERSEDED.to_owned();
+            (record.resolved_at, record.resolved_by) = (Some(*at), Some(super::POLICY.to_owned()));
+        }
+        if pending != Some(record.load.as_str()) {
+            later.push((own, record.found_at));
+        }
     }
 }

@@ -220,6 +220,7 @@ impl Write {
         let on_the_way = applied.toward(applied.snapshot);
         let changes = if gone { row } else { without_base(&row, &wanted.key)? };
         let merge = Merge {
+            turn: None,
             stream: stream.name.clone(),
             table: wanted.clone(),
             from: Some(applied),

@@ -136,6 +136,7 @@ async fn into_target(
     // The same snapshot, with a mark: so that it can be seen whether this was committed.
     let on_the_way = applied.toward(applied.snapshot);
     let merge = Merge {
+        turn: None,
         stream: stream.name.clone(),
         table: wanted.clone(),
         from: Some(applied),

@@ -24,7 +24,7 @@ fn check(target: &str, array: ArrayRef, expected: Expect) {
     for row in 0..batch.rows() {
         let mut written = [Format::Line, Format::Values].map(|format| {
             let (mut out, mut scratch) = (Vec::new(), Vec::new());
-            match batch.write(row, format, &mut out, &mut scratch) {
+            match batch.write(row, format, None, &mut out, &mut scratch) {
                 Ok(()) => out.escape_ascii().to_string(),
                 Err(error) => error.message().to_owned(),
             }

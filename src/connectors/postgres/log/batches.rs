@@ -7,17 +7,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Int8Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
 use futures::StreamExt;
 
 use super::super::decode::Decoder;
 use super::super::rows::Shape;
-use super::changes::{Changes, Share, UNCHANGED, fields};
+use crate::connectors::sql::{Changes, Share, UNCHANGED, fields, with_ops};
 use crate::delta::Op;
 use crate::error::Result;
 use crate::source::RowStream;
-use crate::table::OP_COLUMN;
 
 /// The rows of a portion, one a key.
 pub(super) fn batches(changes: Changes, shape: Arc<Shape>) -> Result<RowStream> {
@@ -57,7 +56,7 @@ impl Batches {
             if let Some(batch) = self.ready.pop_front() {
                 return Ok(Some(batch));
             }
-            let Some((share, place)) = self.share.as_mut().filter(|(share, place)| *place < share.len())
+            let Some((share, place)) = self.share.as_mut().filter(|(share, place)| *place < share.keys())
             else {
                 match self.shares.next() {
                     Some(share) => self.share = Some((share?, 0)),
@@ -77,7 +76,7 @@ impl Batches {
     fn flush(&mut self) -> Result<()> {
         for mut kind in self.kinds.drain(..) {
             if let Some(rows) = kind.decoder.flush()? {
-                self.ready.push_back(kind.with_ops(rows)?);
+                self.ready.push_back(kind.told(rows)?);
             }
             let mut counts = kind.decoder.take_replaced().into_iter();
             for (column, _) in self.shape.replaced.iter().zip(&kind.has).filter(|(_, has)| **has) {
@@ -124,14 +123,11 @@ impl Kind {
             }
             self.decoder.take_row(&part)?
         };
-        batch.map(|rows| self.with_ops(rows)).transpose()
+        batch.map(|rows| self.told(rows)).transpose()
     }
 
-    fn with_ops(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
-        let mut fields = rows.schema().fields().to_vec();
-        fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
-        let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
-        columns.push(Arc::new(Int8Array::from(std::mem::take(&mut self.ops))));
-        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    /// Rows, with what became of each.
+    fn told(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
+        with_ops(&rows, std::mem::take(&mut self.ops))
     }
 }

@@ -4,11 +4,11 @@
 //! changes is a delete of the old and an insert of the new one.
 
 use super::super::discover::Relation;
-use super::changes::Changes;
 use super::lsn::Lsn;
 use super::pgoutput::{self, Message, Old, Tuple};
 use super::snapshot::Snapshot;
 use super::table::{Both, Broken, Described, Mapping, Wanted};
+use crate::connectors::sql::Changes;
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,11 +27,20 @@ pub(super) struct Fold<'a> {
     table: &'a Following,
     /// Transactions that were committed before it are in the lake.
     after: Lsn,
+    /// Those that were committed from it on are the next pass's: the server hands out what ends behind a place
+    /// as well.
+    before: Lsn,
     /// So are those that this has seen.
     seen: Option<&'a Snapshot>,
     /// Where the wanted columns are, or why they cannot be found.
     mapping: Option<Result<Mapping, Broken>>,
     passing: bool,
+    /// Whether the transaction under way is the next pass's.
+    beyond: bool,
+    /// When the transaction under way was committed.
+    at: i64,
+    /// When the first transaction was that changed something here: microseconds since 1970.
+    pub(super) oldest: Option<i64>,
     pub(super) changes: Changes,
     pub(super) messages: u64,
     /// Where the last transaction ended.
@@ -45,15 +54,20 @@ impl<'a> Fold<'a> {
     pub(super) fn new(
         table: &'a Following,
         after: Lsn,
+        before: Lsn,
         seen: Option<&'a Snapshot>,
         most_bytes: usize,
     ) -> Self {
         Self {
             table,
             after,
+            before,
             seen,
             mapping: None,
             passing: false,
+            beyond: false,
+            at: 0,
+            oldest: None,
             changes: Changes::new(most_bytes),
             messages: 0,
             end: None,
@@ -69,10 +83,14 @@ impl<'a> Fold<'a> {
         let message = pgoutput::read(message)?;
         let ours = self.table.relation.oid;
         match message {
-            Message::Begin { commit, transaction } => {
-                self.passing = commit < self.after || self.seen.is_some_and(|seen| seen.sees(transaction));
+            Message::Begin { commit, at, transaction } => {
+                self.at = at;
+                self.beyond = commit >= self.before;
+                self.passing = self.beyond
+                    || commit < self.after
+                    || self.seen.is_some_and(|seen| seen.sees(transaction));
             }
-            Message::Commit { end } => self.end = Some(end),
+            Message::Commit { end } if !self.beyond => self.end = Some(end),
             Message::Relation(relation) if relation.oid == ours => {
                 let Following { before, relation: now, wanted, key } = self.table;
                 self.mapping = Some(Mapping::of(&relation, before, now, wanted, key));
@@ -110,7 +128,7 @@ impl<'a> Fold<'a> {
                 };
                 let Following { wanted, key, .. } = self.table;
                 mapping.key(wanted, key, both(old, old_text), &mut self.key, Some(&mut self.row))?;
-                self.changes.add(Op::Delete, &self.key, &self.row)?;
+                self.add(Op::Delete)?;
             }
             _ => {}
         }
@@ -139,8 +157,13 @@ impl<'a> Fold<'a> {
                 "a row got another key, and the log does not have its large values".to_owned(),
             )));
         }
-        self.changes.add(Op::Upsert, &self.key, &self.row)?;
+        self.add(Op::Upsert)?;
         Ok(None)
+    }
+
+    fn add(&mut self, op: Op) -> Result<()> {
+        self.oldest.get_or_insert(self.at);
+        self.changes.add(op, &self.key, &self.row)
     }
 }
 
@@ -150,4 +173,42 @@ fn both<'a>(old: Old<'a>, text: Option<Old<'a>>) -> Both<'a> {
 
 fn unknown() -> Error {
     Error::new(ErrorKind::Corrupt, "the log has rows of a table that it has not described")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::relation;
+    use super::*;
+
+    fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        std::iter::once(tag).chain(parts.concat()).collect()
+    }
+
+    /// Whether a transaction that was committed at a place is taken, and where it is known to end.
+    fn took(after: u64, before: u64, commit: u64) -> (bool, Option<u64>) {
+        let relation = relation(&[(1, "id", 23)]);
+        let table =
+            Following { before: Described::of(&relation, ""), relation, wanted: Vec::new(), key: Vec::new() };
+        let mut fold = Fold::new(&table, Lsn(after), Lsn(before), None, 1 << 20);
+        let begin = message(b'B', &[&commit.to_be_bytes(), &[0; 8], &[0; 4]]);
+        assert_eq!(fold.take(&begin, None).unwrap(), None);
+        let truncate = message(b'T', &[&1u32.to_be_bytes(), &[0], &7u32.to_be_bytes()]);
+        let taken = fold.take(&truncate, None).unwrap().is_some();
+        let end = message(b'C', &[&[0], &commit.to_be_bytes(), &(commit + 48).to_be_bytes(), &[0; 8]]);
+        assert_eq!(fold.take(&end, None).unwrap(), None);
+        (taken, fold.end.map(|Lsn(end)| end))
+    }
+
+    #[test]
+    fn a_transaction_belongs_to_one_of_two_passes_by_where_its_commit_begins() {
+        assert_eq!(took(100, 200, 99), (false, Some(147)), "the pass before had it");
+        assert_eq!(took(100, 200, 100), (true, Some(148)));
+        assert_eq!(
+            took(100, 200, 199),
+            (true, Some(247)),
+            "the server hands it out, as it begins before the end"
+        );
+        assert_eq!(took(100, 200, 200), (false, None), "the next pass has it, and nothing may go beyond it");
+        assert_eq!(took(200, 300, 200), (true, Some(248)));
+    }
 }

@@ -18,13 +18,14 @@
 //! answered by reading the whole table and comparing, and the report says why. A portion that meets such a
 //! thing is dropped whole.
 
+mod arrange;
 mod batches;
-mod changes;
 mod fold;
 mod lsn;
 mod needs;
 mod peek;
 mod pgoutput;
+mod place;
 mod publication;
 mod reading;
 mod slot;
@@ -32,8 +33,10 @@ mod snapshot;
 mod start;
 mod table;
 
+pub(super) use arrange::arrange;
 pub(super) use lsn::Lsn;
 pub(super) use needs::findings;
+pub(super) use place::end_of_log;
 pub(super) use snapshot::Snapshot;
 pub(super) use start::{acknowledge, is_position, open, plan};
 pub(super) use table::Described;

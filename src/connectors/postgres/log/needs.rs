@@ -1,5 +1,7 @@
 //! What the log needs of a server, a table and a stream: each with what helps where it is missing.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::super::discover::Relation;
 use super::publication;
 use super::slot;
@@ -11,12 +13,31 @@ use crate::table::TableKind;
 /// The first version whose plug-in sends values in binary.
 const OLDEST: u32 = 140_000;
 
+/// When the server was asked, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// Microseconds since 1970.
+    there: i64,
+    here: DateTime<Utc>,
+}
+
+impl Asked {
+    /// Seconds since 1970, by the server's clock.
+    pub(super) fn seconds(self) -> i64 {
+        self.there.div_euclid(1_000_000)
+    }
+
+    /// A time of the server (microseconds since 1970) by our clock.
+    pub(super) fn by_our_clock(self, at: i64) -> Option<DateTime<Utc>> {
+        self.here.checked_sub_signed(TimeDelta::microseconds(self.there.saturating_sub(at)))
+    }
+}
+
 /// What the server says about itself and the table.
 #[derive(Debug, Clone)]
 pub(super) struct About {
     pub(super) database: String,
-    /// Seconds since 1970.
-    pub(super) asked: i64,
+    pub(super) asked: Asked,
     wal_level: String,
     /// `d`efault, `n`othing, `f`ull, `i`ndex; `?` where partitions differ.
     pub(super) identity: u8,
@@ -41,7 +62,7 @@ pub(super) async fn look(session: &Session, relation: &Relation) -> Result<About
              SELECT c.oid, c.relkind, c.relreplident, c.relpersistence, c.relowner FROM pg_class c WHERE c.oid = {oid}
              UNION SELECT c.oid, c.relkind, c.relreplident, c.relpersistence, c.relowner
              FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class c ON c.oid = i.inhrelid)
-         SELECT current_database()::text, extract(epoch FROM clock_timestamp())::int8, current_setting('wal_level'),
+         SELECT current_database()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_setting('wal_level'),
                 (SELECT CASE WHEN count(DISTINCT relreplident) = 1 THEN min(relreplident::text) ELSE '?' END
                  FROM tree WHERE relkind <> 'p' OR NOT EXISTS (SELECT FROM tree WHERE relkind = 'r')),
                 ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
@@ -65,7 +86,7 @@ pub(super) async fn look(session: &Session, relation: &Relation) -> Result<About
     let row = rows.first().ok_or_else(gone)?;
     Ok(About {
         database: row.get(0),
-        asked: row.get(1),
+        asked: Asked { there: row.get(1), here: Utc::now() },
         wal_level: row.get(2),
         identity: row.get::<_, Option<String>>(3).and_then(|text| text.bytes().next()).unwrap_or(b'?'),
         identity_columns: row.get(4),
@@ -88,7 +109,13 @@ impl About {
         }
     }
 
-    fn problems(&self, session: &Session, relation: &Relation, request: &ReadRequest) -> Vec<Error> {
+    /// What is in the way of reading the log.
+    pub(super) fn problems(
+        &self,
+        session: &Session,
+        relation: &Relation,
+        request: &ReadRequest,
+    ) -> Vec<Error> {
         let mut problems = Vec::new();
         let mut find =
             |kind, message: &str, hint: String| problems.push(Error::new(kind, message).hint(hint));

@@ -10,14 +10,13 @@ use futures::StreamExt;
 
 use super::super::decode::Codec;
 use super::super::rows::{Pool, Shape, rows};
-use super::changes::Changes;
 use super::fold::{Fold, Following};
 use super::lsn::Lsn;
 use super::slot::explain;
 use super::snapshot::Snapshot;
 use super::table::{Broken, as_text};
 use crate::clients::postgres::Session;
-use crate::connectors::sql::{POSTGRES, lock};
+use crate::connectors::sql::{Changes, POSTGRES, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::OutOfRange;
 
@@ -53,10 +52,18 @@ pub(super) struct Look<'a> {
     pub(super) batch_bytes: usize,
 }
 
+/// A part of the log.
+pub(super) struct Part {
+    pub(super) changes: Changes,
+    /// Where it ends, if that is before `up_to`.
+    pub(super) end: Option<Lsn>,
+    /// When the first transaction of it was committed: microseconds since 1970, by the server's clock.
+    pub(super) oldest: Option<i64>,
+}
+
 /// What was seen.
 pub(super) enum Seen {
-    /// Changes, and where they end if that is before `up_to`.
-    Changes(Changes, Option<Lsn>),
+    Part(Part),
     Broken(Broken),
 }
 
@@ -90,7 +97,7 @@ impl Look<'_> {
         let pool: Pool = Arc::new(Mutex::new(Vec::new()));
         let queue = Arc::new(Mutex::new(VecDeque::from([self.statement(with_text)])));
         let mut messages = rows(session, queue, self.shape(with_text), Arc::clone(&pool));
-        let mut fold = Fold::new(table, self.after, self.seen, self.most_bytes);
+        let mut fold = Fold::new(table, self.after, self.up_to, self.seen, self.most_bytes);
         let mut broken = None;
         while let Some(batch) = messages.next().await {
             let batch = batch.map_err(explain)?;
@@ -110,7 +117,7 @@ impl Look<'_> {
                 .with("slot", self.slot)
                 .hint("what the lake has could not be confirmed: is somebody else reading from the slot?"));
         }
-        Ok((session, Seen::Changes(fold.changes, end)))
+        Ok((session, Seen::Part(Part { changes: fold.changes, end, oldest: fold.oldest })))
     }
 
     fn shape(&self, with_text: bool) -> Arc<Shape> {
@@ -175,11 +182,16 @@ pub(super) async fn seen_now(session: &Session) -> Result<(Snapshot, Lsn)> {
     let text: Option<String> = rows.first().and_then(|row| row.get(0));
     let unknown = || Error::new(ErrorKind::Internal, "the server does not say what it shows");
     let snapshot = text.and_then(|text| Snapshot::try_from(text).ok()).ok_or_else(unknown)?;
+    Ok((snapshot, end_of_written(session).await?))
+}
+
+/// A place behind all that was written to the log, on disk or not.
+pub(super) async fn end_of_written(session: &Session) -> Result<Lsn> {
     let Lsn(at) = place(session, "SELECT pg_current_wal_insert_lsn()::text").await?;
     // Where a page begins, the server names the place behind its header, which nothing was written to yet.
     const PAGE: u64 = 8_192;
     const LONGEST_HEADER: u64 = 40;
-    Ok((snapshot, Lsn(if at % PAGE <= LONGEST_HEADER { at - at % PAGE } else { at })))
+    Ok(Lsn(if at % PAGE <= LONGEST_HEADER { at - at % PAGE } else { at }))
 }
 
 /// Waits for transactions that are in the log and not yet to be seen: their replicas have not confirmed

@@ -10,12 +10,17 @@
 use super::lsn::Lsn;
 use crate::error::{Error, ErrorKind, Result};
 
+/// Where the server's times begin, 2000-01-01, in microseconds since 1970.
+const EPOCH: i64 = 946_684_800_000_000;
+
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// A transaction: the place of its commit record, and the lower half of its number.
+    /// A transaction: the place of its commit record, when that was (microseconds since 1970), and the lower
+    /// half of its number.
     Begin {
         commit: Lsn,
+        at: i64,
         transaction: u32,
     },
     /// It is over; the next begins behind this place.
@@ -100,8 +105,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message<'_>> {
     let message = match at.byte()? {
         b'B' => {
             let commit = Lsn(at.long()?);
-            at.take(8)?;
-            Message::Begin { commit, transaction: at.int()? }
+            let since_2000 = at.long()?.cast_signed();
+            Message::Begin { commit, at: since_2000.saturating_add(EPOCH), transaction: at.int()? }
         }
         b'C' => {
             at.take(9)?;
@@ -261,7 +266,10 @@ mod tests {
     fn what_a_server_sent_is_understood() {
         let recorded: Vec<Vec<u8>> = RECORDED.iter().map(|hex| bytes(hex)).collect();
         let read: Vec<_> = recorded.iter().map(|message| read(message).unwrap()).collect();
-        assert_eq!(read[0], Message::Begin { commit: Lsn(0x152b290), transaction: 727 });
+        assert_eq!(
+            read[0],
+            Message::Begin { commit: Lsn(0x152b290), at: 1_795_315_593_488_941, transaction: 727 }
+        );
         let Message::Relation(relation) = &read[1] else { panic!("{:?}", read[1]) };
         let columns: Vec<_> =
             relation.columns.iter().map(|c| (c.name.as_str(), c.in_identity, c.oid, c.modifier)).collect();

@@ -6,18 +6,20 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use super::super::position::{Followed, Position, Stored};
 use super::super::rows::{Pool, Shape};
 use super::batches::batches;
-use super::changes::Changes;
 use super::fold::Following;
 use super::lsn::Lsn;
-use super::peek::{Look, Seen};
+use super::needs::Asked;
+use super::peek::{Look, Part, Seen};
+use super::slot;
 use super::table::Described;
 use crate::clients::postgres::Session;
-use crate::connectors::sql::{Number, lock, replaced_values};
-use crate::delta::Watermark;
+use crate::connectors::sql::{Changes, Number, lock, replaced_values};
+use crate::delta::{LogPlace, Watermark};
 use crate::error::Result;
 use crate::source::{Portion, ReadPlan, Reading};
 
@@ -38,10 +40,12 @@ pub(super) struct Pass {
     /// The watermark that the pass began with.
     pub(super) from: Watermark,
     pub(super) up_to: Lsn,
+    /// The same, if that is where others end too.
+    pub(super) common: Option<LogPlace>,
     /// About how many messages a portion has.
     pub(super) messages: u64,
-    /// When the server was asked, in seconds since 1970.
-    pub(super) asked: i64,
+    /// When the server was asked.
+    pub(super) asked: Asked,
 }
 
 pub(super) struct LogReading {
@@ -50,6 +54,9 @@ pub(super) struct LogReading {
     pub(super) at: Followed,
     pub(super) ready: Option<Changed>,
     pub(super) over: bool,
+    pub(super) reached: Option<LogPlace>,
+    /// Whether the log went on in a way that cannot be followed.
+    pub(super) broken: bool,
     pub(super) session: Option<Session>,
     pub(super) idle: Pool,
 }
@@ -59,6 +66,8 @@ pub(super) struct Changed {
     changes: Changes,
     to: Followed,
     complete: bool,
+    /// When the oldest of the changes was committed, by our clock.
+    oldest: Option<DateTime<Utc>>,
 }
 
 impl Pass {
@@ -78,16 +87,17 @@ impl Pass {
     }
 
     /// The portion that a look makes.
-    pub(super) fn changed(&self, at: &Followed, changes: Changes, end: Option<Lsn>) -> Changed {
-        let lsn = end.unwrap_or(self.up_to.max(at.lsn));
+    pub(super) fn changed(&self, at: &Followed, part: Part) -> Changed {
+        let lsn = part.end.unwrap_or(self.up_to.max(at.lsn));
         let to = Followed {
             lsn,
-            seen: Number(self.asked),
+            seen: Number(self.asked.seconds()),
             ahead: at.ahead.clone().filter(|ahead| lsn < ahead.until),
             table: self.now.clone(),
             ..at.clone()
         };
-        Changed { changes, to, complete: end.is_none() }
+        let oldest = part.oldest.and_then(|at| self.asked.by_our_clock(at));
+        Changed { changes: part.changes, to, complete: part.end.is_none(), oldest }
     }
 
     /// The watermark of a portion. A last one without changes that is not worth a commit keeps what is there;
@@ -126,12 +136,23 @@ impl Reading for LogReading {
         };
         let resume = self.pass.watermark(&self.at, &changed);
         self.over |= changed.complete;
+        if changed.complete && changed.to.ahead.is_none() {
+            self.reached = self.had_all().await?;
+        }
         self.at = changed.to;
         let streams = match changed.changes.is_empty() {
             true => Vec::new(),
             false => vec![batches(changed.changes, Arc::clone(&self.pass.shape))?],
         };
-        Ok(Some(Portion { streams, resume, complete: changed.complete }))
+        Ok(Some(Portion { streams, resume, complete: changed.complete, oldest: changed.oldest }))
+    }
+
+    fn reached(&self) -> Option<LogPlace> {
+        self.reached.clone()
+    }
+
+    fn again(&self) -> bool {
+        self.broken
     }
 }
 
@@ -142,13 +163,22 @@ impl LogReading {
         let (session, seen) = self.pass.look(&self.at).look(session, &self.pass.table).await?;
         self.session = Some(session);
         match seen {
-            Seen::Changes(changes, end) => self.ready = Some(self.pass.changed(&self.at, changes, end)),
+            Seen::Part(part) => self.ready = Some(self.pass.changed(&self.at, part)),
             Seen::Broken(why) => {
-                self.plan.notes.push(format!("the next pass reads the whole table: {}", why.0));
-                self.over = true;
+                self.plan.notes.push(format!("the log was followed as far as that goes: {}", why.0));
+                (self.over, self.broken) = (true, true);
             }
         }
         Ok(())
+    }
+
+    /// The place that others end at too, if the server still had all changes up to it when they were read. Another
+    /// runner may have confirmed some in between; where nothing is committed, nobody else would notice.
+    async fn had_all(&self) -> Result<Option<LogPlace>> {
+        let (Some(common), Some(session)) = (&self.pass.common, &self.session) else { return Ok(None) };
+        let slot = slot::look(session, &self.at.slot).await?;
+        let whole = slot.is_some_and(|slot| slot.gap(self.at.lsn).is_none());
+        Ok(whole.then(|| common.clone()))
     }
 
     fn close(&mut self) {

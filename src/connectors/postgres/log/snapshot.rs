@@ -13,6 +13,11 @@ pub(in super::super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// The first transaction that it may not have seen.
+    pub(in super::super) fn first_open(&self) -> u64 {
+        self.first_open
+    }
+
     /// Whether it sees what a transaction did that has been committed since. The log names transactions by
     /// the lower half of their number, and only such as are near.
     pub(super) fn sees(&self, transaction: u32) -> bool {

@@ -1,26 +1,26 @@
 //! Where a pass through the log begins: at the position, or with the table itself.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::super::discover::{self, Relation};
 use super::super::position::{Ahead, Followed, Position, Stored};
 use super::super::read::PostgresReading;
 use super::super::rows::{Pool, Shape};
 use super::super::wanted;
-use super::super::way::Way;
 use super::super::window::{self, Limit, Prepared, Start, Window};
 use super::fold::Following;
-use super::peek::{Seen, end_of_log, seen_now};
+use super::needs::Asked;
+use super::peek::{Part, Seen, end_of_log, seen_now};
 use super::publication::{self, Published};
 use super::reading::{LogReading, Pass, in_parts};
 use super::table::{self, Broken, Described, Wanted};
-use super::{needs, peek, slot};
+use super::{needs, peek, place, slot};
 use crate::clients::postgres::Session;
 use crate::connection::Connection;
 use crate::connectors::sql::{Number, Select};
 use crate::delta::Watermark;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Extent, ReadPlan, ReadRequest, Reading};
+use crate::source::{OnSlotLag, ReadPlan, ReadRequest, Reading};
 
 /// A request for the log of a table that has one.
 struct Opening<'a> {
@@ -34,7 +34,7 @@ struct Opening<'a> {
     source: Option<String>,
     /// Whether the log has every value of an old row.
     full_identity: bool,
-    asked: i64,
+    asked: Asked,
     notes: Vec<String>,
 }
 
@@ -64,10 +64,12 @@ pub(in super::super) async fn open(
             Followable::Yes(session, pass, at, first) => {
                 return Ok(Box::new(LogReading {
                     plan: opening.plan(pass.look(&at).statement(table::as_text(&pass.table.wanted))),
-                    ready: Some(pass.changed(&at, first.0, first.1)),
+                    ready: Some(pass.changed(&at, first)),
                     pass: *pass,
                     at,
                     over: false,
+                    reached: None,
+                    broken: false,
                     session: Some(session),
                     idle: Arc::clone(idle),
                 }));
@@ -82,18 +84,7 @@ pub(in super::super) async fn open(
         begin => (session, begin),
     };
     let prepared = opening.whole(&session, begin, continues).await?;
-    Ok(Box::new(PostgresReading {
-        plan: prepared.plan,
-        connection: connection.clone(),
-        shape: prepared.shape,
-        settings: prepared.work.settings().unwrap_or_default(),
-        work: Some(prepared.work),
-        end: prepared.end,
-        parallel: request.parallel.max(1),
-        way: Way::of(connection, session.server().pid),
-        sessions: Arc::new(Mutex::new(vec![session])),
-        idle: Arc::clone(idle),
-    }))
+    Ok(Box::new(PostgresReading::new(connection, session, request.parallel, prepared, idle)))
 }
 
 /// What a pass would do. Nothing is made for it, and the log is not looked at.
@@ -132,7 +123,7 @@ pub(in super::super) async fn acknowledge(session: &Session, position: &Watermar
 
 /// What comes of trying to follow the log.
 enum Followable {
-    Yes(Session, Box<Pass>, Followed, (super::changes::Changes, Option<super::Lsn>)),
+    Yes(Session, Box<Pass>, Followed, Part),
     No(Session, Followed, Broken),
 }
 
@@ -190,6 +181,9 @@ impl<'a> Opening<'a> {
                 if !same {
                     return Ok(Err(window::REWRITTEN.to_owned()));
                 }
+                if !at.table.same_columns(&Described::of(&self.relation, "")) {
+                    return Ok(Err("the table was altered since the first read began".to_owned()));
+                }
                 at.clone()
             }
             _ => return Ok(Err("it does not come from the log".to_owned())),
@@ -229,20 +223,31 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// What the log is read with from a position.
-    async fn pass(&mut self, session: &Session, at: &Followed) -> Result<Pass> {
-        let slot = slot::look(session, &at.slot).await?;
-        let needed = at.ahead.as_ref().filter(|ahead| ahead.parts).map(|ahead| ahead.until);
-        let up_to = end_of_log(session, needed).await?;
-        let waiting = slot.and_then(|slot| slot.kept_from).map_or(0, |from| up_to.since(from));
-        if let Some(most) = self.request.log.max_lag.filter(|most| waiting > *most) {
-            self.notes.push(format!(
+    /// Says so where more log waits on the server than is to wait there.
+    async fn over_budget(&self, session: &Session, at: &Followed) -> Result<Option<String>> {
+        let Some(most) = self.request.log.max_lag else { return Ok(None) };
+        let kept_from = slot::look(session, &at.slot).await?.and_then(|slot| slot.kept_from);
+        let end = end_of_log(session, None).await?;
+        let waiting = kept_from.map_or(0, |from| end.since(from));
+        Ok((waiting > most).then(|| {
+            format!(
                 "{} MiB of log wait on the server for the slot `{}`, more than the {} MiB of `max_slot_lag`",
                 waiting >> 20,
                 at.slot,
                 most >> 20
-            ));
-        }
+            )
+        }))
+    }
+
+    /// What the log is read with from a position.
+    async fn pass(&mut self, session: &Session, at: &Followed) -> Result<Pass> {
+        let needed = at.ahead.as_ref().filter(|ahead| ahead.parts).map(|ahead| ahead.until);
+        let end = end_of_log(session, needed).await?;
+        let least = needed.map_or(at.lsn, |needed| needed.max(at.lsn));
+        let (up_to, common) = match &self.request.log.up_to {
+            Some(place) => place::bound(place, self.source.as_deref(), least, end)?,
+            None => (end, None),
+        };
         let entry = match publication::look(session, &at.publication, &self.relation).await? {
             Published::Whole { entry } => entry,
             // Taken out and not put back: the whole read puts it back, or says what is missing.
@@ -260,19 +265,29 @@ impl<'a> Opening<'a> {
             source: self.source.clone(),
             from: self.request.from.clone().unwrap_or_else(|| Watermark::new("")),
             up_to,
-            messages: peek::messages(self.request.portion_bytes),
+            common,
+            messages: peek::messages(self.request.log.commit_bytes.unwrap_or(self.request.portion_bytes)),
             asked: self.asked,
         })
     }
 
     /// Reads the first portion of the log.
     async fn follow(&mut self, session: Session, at: Followed) -> Result<Followable> {
+        match self.over_budget(&session, &at).await? {
+            Some(told) if self.request.log.on_slot_lag == OnSlotLag::Resnapshot => {
+                // The server needs the room now, not when the table is read.
+                slot::drop(&session, &at.slot).await?;
+                return Ok(Followable::No(session, at, Broken(format!("{told}; the slot was made anew"))));
+            }
+            told => self.notes.extend(told),
+        }
         let pass = self.pass(&session, &at).await?;
         if pass.up_to < at.lsn {
             let why = "the server's log is shorter than it was: it was restored";
             return Ok(Followable::No(session, at, Broken(why.to_owned())));
         }
-        if let Some(broken) = at.table.broken(&pass.now, &self.relation, &self.wanted) {
+        let columns = self.wanted.iter().map(|wanted| &self.relation.columns[wanted.place]);
+        if let Some(broken) = at.table.broken(&pass.now, &self.relation, columns) {
             return Ok(Followable::No(session, at, broken));
         }
         // A pass that was stopped before it confirmed left the slot behind the lake.
@@ -280,26 +295,13 @@ impl<'a> Opening<'a> {
         acknowledge(&session, &position).await?;
         let (session, seen) = pass.look(&at).look(session, &pass.table).await?;
         Ok(match seen {
-            Seen::Changes(changes, end) => Followable::Yes(session, Box::new(pass), at, (changes, end)),
+            Seen::Part(part) => Followable::Yes(session, Box::new(pass), at, part),
             Seen::Broken(broken) => Followable::No(session, at, broken),
         })
     }
 
     fn plan(&self, statement: String) -> ReadPlan {
-        ReadPlan {
-            change: self.request.change,
-            cursor: None,
-            cursor_indexed: false,
-            extent: Extent::Log,
-            resumable: false,
-            continues: true,
-            notes: self.notes.clone(),
-            statement,
-            known_to: None,
-            rows: None,
-            bytes: None,
-            schema: Arc::clone(&self.shape.schema),
-        }
+        ReadPlan::of_changes(self.request, Arc::clone(&self.shape.schema), statement, self.notes.clone())
     }
 
     /// Prepares to read the table, and the log from before that on.
@@ -317,8 +319,9 @@ impl<'a> Opening<'a> {
         self.relation = window::begin(session, &self.relation).await?;
         let now = Described::of(&self.relation, "");
         if !at.table.same_columns(&now) {
-            return Err(Error::new(ErrorKind::Transient, "the table was altered since the first read began")
-                .hint("`frazil run --full-refresh` begins it anew"));
+            return Err(Error::new(ErrorKind::Transient, "the table was altered just now")
+                .with("table", &self.relation.id)
+                .hint("the next pass reads it as it is then"));
         }
         let (snapshot, until) = seen_now(session).await?;
         at.ahead = Some(match at.ahead {
@@ -364,7 +367,14 @@ impl<'a> Opening<'a> {
                 .with("slot", &slot.name)
         })?;
         let table = Described::of(&self.relation, &entry);
-        Ok(Followed { slot: slot.name, publication, lsn, seen: Number(self.asked), ahead: None, table })
+        Ok(Followed {
+            slot: slot.name,
+            publication,
+            lsn,
+            seen: Number(self.asked.seconds()),
+            ahead: None,
+            table,
+        })
     }
 
     async fn secure_slot(&self, session: &Session, own: &str, published: bool) -> Result<slot::Slot> {

@@ -14,23 +14,27 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 
 use ahash::RandomState;
+use arrow::array::{ArrayRef, Int8Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 
 use crate::delta::Op;
 use crate::error::{Error, ErrorKind, Result};
+use crate::table::OP_COLUMN;
 
 /// Shares of what does not fit the memory: with 48 MB of it, changes of 12 GB come in shares of as much.
 const SHARES: usize = 256;
 /// The length of a field that is NULL, as a binary COPY has it.
-pub(super) const NULL: i32 = -1;
+pub const NULL: i32 = -1;
 /// The length of a field that the log does not have.
-pub(super) const UNCHANGED: i32 = -2;
+pub const UNCHANGED: i32 = -2;
 /// Operation, length of the key, length of the row.
 const HEADER: usize = 1 + 4 + 4;
 
 /// Changes of one table.
-pub(super) struct Changes {
+pub struct Changes {
     /// One share while everything fits the memory, else all of them.
     shares: Vec<Vec<u8>>,
     held: usize,
@@ -48,24 +52,28 @@ struct Spill {
 
 /// What became of a key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Change<'a> {
-    pub(super) op: Op,
+pub struct Change<'a> {
+    /// The last thing that happened to it.
+    pub op: Op,
+    /// As it was added.
+    pub key: &'a [u8],
     /// A row as a binary COPY has it. Fields may be [`UNCHANGED`].
-    pub(super) row: &'a [u8],
+    pub row: &'a [u8],
 }
 
 impl Changes {
     /// Changes that hold about `most` bytes in memory.
-    pub(super) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { shares: vec![Vec::new()], held: 0, most, spilled: None, hasher: RandomState::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
         self.held == 0 && self.spilled.is_none()
     }
 
     /// Adds what happened to a key after everything that was added before.
-    pub(super) fn add(&mut self, op: Op, key: &[u8], row: &[u8]) -> Result<()> {
+    pub fn add(&mut self, op: Op, key: &[u8], row: &[u8]) -> Result<()> {
         let share = self.share(key);
         push(&mut self.shares[share], op, key, row);
         self.held += HEADER + key.len() + row.len();
@@ -105,7 +113,7 @@ impl Changes {
     }
 
     /// The shares, each of which has all changes of its keys.
-    pub(super) fn into_shares(mut self) -> Result<impl Iterator<Item = Result<Share>> + Send> {
+    pub fn into_shares(mut self) -> Result<impl Iterator<Item = Result<Share>> + Send> {
         if self.spilled.is_some() {
             self.spill().map_err(spill_failed)?;
         }
@@ -138,7 +146,7 @@ impl Spill {
 }
 
 /// Changes that are all there are of their keys.
-pub(super) struct Share {
+pub struct Share {
     bytes: Vec<u8>,
     /// Rows that were put together from several changes.
     merged: Vec<Vec<u8>>,
@@ -152,9 +160,9 @@ struct Newest {
     merged: Option<Vec<u8>>,
 }
 
-enum Last {
-    Came { at: usize },
-    Merged { row: usize },
+struct Last {
+    at: usize,
+    merged: Option<usize>,
 }
 
 impl Share {
@@ -178,29 +186,29 @@ impl Share {
         let mut merged = Vec::new();
         let last = order
             .into_iter()
-            .map(|Newest { at, merged: row }| match row {
-                None => Last::Came { at },
-                Some(row) => {
+            .map(|Newest { at, merged: row }| {
+                let place = row.map(|row| {
                     merged.push(row);
-                    Last::Merged { row: merged.len() - 1 }
-                }
+                    merged.len() - 1
+                });
+                Last { at, merged: place }
             })
             .collect();
         Ok(Self { bytes, merged, last })
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many keys have changed.
+    pub fn keys(&self) -> usize {
         self.last.len()
     }
 
     /// One of the keys, in the order in which they came.
-    pub(super) fn get(&self, place: usize) -> Option<Change<'_>> {
-        Some(match self.last.get(place)? {
-            Last::Merged { row } => Change { op: Op::Upsert, row: &self.merged[*row] },
-            Last::Came { at } => {
-                let (op, _, row, _) = record(&self.bytes, *at)?;
-                Change { op, row }
-            }
+    pub fn get(&self, place: usize) -> Option<Change<'_>> {
+        let Last { at, merged } = self.last.get(place)?;
+        let (op, key, row, _) = record(&self.bytes, *at)?;
+        Some(match merged {
+            Some(merged) => Change { op: Op::Upsert, key, row: &self.merged[*merged] },
+            None => Change { op, key, row },
         })
     }
 }
@@ -223,8 +231,17 @@ fn record(bytes: &[u8], at: usize) -> Option<(Op, &[u8], &[u8], usize)> {
     Some((op, bytes.get(key..row)?, bytes.get(row..end)?, end))
 }
 
+/// A batch of a log: rows, and what became of each.
+pub fn with_ops(rows: &RecordBatch, ops: Vec<i8>) -> Result<RecordBatch> {
+    let mut fields = rows.schema().fields().to_vec();
+    fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
+    let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
+    columns.push(Arc::new(Int8Array::from(ops)));
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
 /// The lengths and values of a row's fields.
-pub(super) fn fields(row: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
+pub fn fields(row: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (len, tail) = rest.split_first_chunk::<4>()?;
@@ -236,12 +253,12 @@ pub(super) fn fields(row: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
 }
 
 /// Whether the log does not have all of a row.
-pub(super) fn lacks(row: &[u8]) -> bool {
+fn lacks(row: &[u8]) -> bool {
     fields(row).any(|(len, _)| len == UNCHANGED)
 }
 
 /// The new row, with what it lacks taken from the old one.
-pub(super) fn merge(old: &[u8], new: &[u8]) -> Result<Vec<u8>> {
+fn merge(old: &[u8], new: &[u8]) -> Result<Vec<u8>> {
     let mut row = new.get(..2).ok_or_else(lost)?.to_vec();
     let mut before = fields(old);
     for new in fields(new) {
@@ -289,7 +306,7 @@ mod tests {
         let mut all = Vec::new();
         for share in changes.into_shares().unwrap() {
             let share = share.unwrap();
-            for place in 0..share.len() {
+            for place in 0..share.keys() {
                 let change = share.get(place).unwrap();
                 all.push((change.op, change.row.to_vec()));
             }

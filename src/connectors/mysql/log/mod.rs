@@ -1,0 +1,39 @@
+//! `change: log`: every insert, update and delete, from MariaDB's binlog.
+//!
+//! ```text
+//! a snapshot at a place S of the log
+//! log  ──from the position to S──▶ keys that changed ─▶ their rows, as the snapshot has them ─▶ upserts
+//!                                                   └─▶ those that are not there ───────────▶ deletes
+//! ```
+//!
+//! The log says *which* rows changed, and the table says what they are. So a value has one way into the
+//! lake, that of every read, whatever its type; and since all rows come from one snapshot, the lake shows
+//! the table as it was at S and at no other moment. MariaDB says where in the log a consistent snapshot is
+//! (`binlog_snapshot_position`), without a lock.
+//!
+//! A first read sees the table in such a snapshot too, and the log goes on from there. Where it was
+//! interrupted, its parts come from several; then the log from the first one on is read before anything is
+//! shown.
+//!
+//! What the log does not tell (TRUNCATE, a column that was altered, a foreign key that cascades, a statement
+//! in the place of rows) is answered by reading the whole table and comparing, and the report says why.
+
+mod cells;
+mod compressed;
+mod ddl;
+mod dump;
+mod event;
+mod key;
+mod needs;
+mod place;
+mod reread;
+mod rows;
+mod scan;
+mod snapshot;
+mod start;
+
+pub(super) use key::Key;
+pub(super) use needs::findings;
+pub(super) use place::Place;
+pub(super) use reread::{ByKeys, Changed, by_keys};
+pub(super) use start::{HELD_BATCHES, columns, open, plan};
