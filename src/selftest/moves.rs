@@ -16,6 +16,8 @@ const MOST_COLUMNS: usize = 12;
 const LATEST_SECONDS: usize = 240;
 /// The `lag` of streams with late rows.
 pub(super) const LAG: &str = "10m";
+/// Characters of a text in a key: an index of MySQL's holds 768, with a number behind them.
+const LONGEST_KEY: usize = 700;
 /// Rows of a table from which on more are deleted than added.
 const MANY_ROWS: usize = 400;
 
@@ -185,7 +187,10 @@ fn new_key(chance: &mut Chance, table: &mut Table) -> Vec<Value> {
     let part = |(at, (_, kind)): (usize, &(&str, Kind))| {
         Some(match (kind, at == last) {
             // Unlike its neighbours, so that keys come in no order.
-            (Kind::Text, true) => format!("{} {number}", Kind::Text.any(chance)),
+            (Kind::Text, true) => {
+                let text = Kind::Text.any(chance);
+                format!("{} {number}", text.chars().take(LONGEST_KEY).collect::<String>())
+            }
             (Kind::Long, true) if spec.how == How::Whole => (number * 7919 % 100_003 - 50_000).to_string(),
             (_, true) => number.to_string(),
             (Kind::Date, false) => moment(chance.below(20) as i64 * 86_400_000_000)[..10].to_owned(),
@@ -224,7 +229,13 @@ fn statement(state: &State, edit: &Edit, dialect: Dialect, table: &str) -> Strin
 pub(super) fn create(spec: &Spec, dialect: Dialect, table: &str) -> String {
     let column = |(at, (name, kind)): (usize, &(&str, Kind))| {
         let null = if at < spec.key { " NOT NULL" } else { "" };
-        format!("{name} {}{null}", kind.declared(dialect))
+        let declared = match dialect {
+            // An index needs an end, and a time by which changes are found a zone.
+            Dialect::Mysql if *kind == Kind::Text && at < spec.key => "varchar(740)",
+            Dialect::Mysql if *name == STAMP => "timestamp(6) NULL",
+            _ => kind.declared(dialect),
+        };
+        format!("{name} {declared}{null}")
     };
     let columns: Vec<String> = spec.columns.iter().enumerate().map(column).collect();
     let key: Vec<&str> = spec.columns[..spec.key].iter().map(|(name, _)| *name).collect();
@@ -260,7 +271,9 @@ impl Reshape {
             // not read every row again cannot fill.
             Dialect::Sqlite if table.spec.how != How::Whole => chance.weighed(&[(3, 0), (1, 1)]),
             Dialect::Sqlite => chance.weighed(&[(3, 0), (1, 1), (2, 2)]),
-            Dialect::Postgres => chance.weighed(&[(3, 0), (1, 1), (2, 2), (3, 3)]),
+            // MySQL neither.
+            Dialect::Mysql if table.spec.how != How::Whole => chance.weighed(&[(3, 0), (1, 1), (3, 3)]),
+            Dialect::Mysql | Dialect::Postgres => chance.weighed(&[(3, 0), (1, 1), (2, 2), (3, 3)]),
         };
         let wider = free.iter().find_map(|at| Some((*at, table.now.columns[*at].kind.wider()?)));
         let many = table.now.columns.len() >= MOST_COLUMNS;
@@ -284,6 +297,9 @@ impl Reshape {
             Self::Add(column) => format!("ADD COLUMN {} {}", column.name, column.kind.declared(dialect)),
             Self::Drop(at) => format!("DROP COLUMN {}", name(*at)),
             Self::Rename(at, new) => format!("RENAME COLUMN {} TO {new}", name(*at)),
+            Self::Widen(at, kind) if dialect == Dialect::Mysql => {
+                format!("MODIFY COLUMN {} {}", name(*at), kind.declared(dialect))
+            }
             Self::Widen(at, kind) => {
                 format!("ALTER COLUMN {} TYPE {}", name(*at), kind.declared(dialect))
             }

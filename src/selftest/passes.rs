@@ -14,6 +14,8 @@ use crate::faults;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How often we look whether a process has ended: the grain of the moments at which it is killed.
 const LOOK: Duration = Duration::from_millis(2);
+/// How many passes are killed one after the other.
+const MOST_IN_A_ROW: usize = 12;
 /// What a pass writes before its disk is full, in blocks of 512 or 1024 bytes, as the shell has it.
 const BLOCKS: [u32; 8] = [0, 1, 2, 4, 8, 16, 64, 256];
 
@@ -24,6 +26,8 @@ pub(super) enum Trouble {
     None,
     /// It is killed after a part of its usual time.
     Kill(f64),
+    /// It is killed, and so is each of those that go on where it stopped: so many in a row.
+    Again { kills: usize },
     /// It dies, or fails, at a crash point of the program's own, perhaps not the first time it comes by.
     Point { name: &'static str, passes: usize, kills: bool },
     /// Its files may not grow beyond this: the write that would is its last, or fails.
@@ -65,6 +69,7 @@ impl Trouble {
             (4 * cuts, 7),
             (6 * usize::from(possible.weather > 0), 8),
             (3, 9),
+            (6, 10),
         ]);
         let moment = chance.fraction();
         match what {
@@ -90,6 +95,7 @@ impl Trouble {
                 Self::Cut { source, at: moment }
             }
             9 => Self::Maintained,
+            10 => Self::Again { kills: 3 + chance.below(MOST_IN_A_ROW - 2) },
             8 => Self::Weather { kind: chance.below(possible.weather), strength: moment },
             _ => Self::None,
         }

@@ -51,10 +51,41 @@ impl Places {
     }
 }
 
+/// Where the target's tables are: a server of MySQL's has one place for both, if it is source and target.
+pub(super) fn target_schema(places: &Places, schema: &str) -> String {
+    match places.target.scheme() {
+        "mysql" | "mariadb" => format!("{schema}_target"),
+        _ => schema.to_owned(),
+    }
+}
+
 /// Whether the target keeps every version of this table's rows, where it can.
 pub(super) fn keeps_versions(places: &Places, table: &str) -> bool {
     table == "goods" && places.target.scheme() != "sqlite"
 }
+
+/// How the changes of one of the tables that are otherwise read whole are found: each time it must show one
+/// state of the source, whatever the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Whole,
+    Log,
+    Trigger,
+}
+
+impl Way {
+    /// As a configuration has it.
+    fn written(self) -> &'static str {
+        match self {
+            Self::Whole => "full",
+            Self::Log => "log",
+            Self::Trigger => "trigger",
+        }
+    }
+}
+
+/// The table for which that is.
+const BEST_WAY: &str = "lines";
 
 /// The stream of a table.
 pub(super) fn stream_name(source: &Connection, schema: &str, table: &str) -> String {
@@ -66,14 +97,20 @@ pub(super) fn stream_name(source: &Connection, schema: &str, table: &str) -> Str
 
 /// Writes the configuration for each machine. Addresses and options may hold secrets: they are variables,
 /// and what these stand for is returned and written nowhere.
-pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<BTreeMap<String, String>> {
+pub(super) fn configure(
+    folder: &Path,
+    places: &Places,
+    schema: &str,
+    way: Way,
+) -> Result<BTreeMap<String, String>> {
     let mut secrets = Secrets::default();
     let streams: Map<String, Value> = SPECS
         .iter()
         .enumerate()
         .map(|(index, spec)| {
             let mut stream = match spec.how {
-                How::Whole => json!({ "change": "full" }),
+                How::Whole if spec.name != BEST_WAY => json!({ "change": "full" }),
+                How::Whole => json!({ "change": way.written() }),
                 How::Stamped { late: true } => json!({ "change": "timestamp", "cursor": STAMP, "lag": LAG }),
                 How::Stamped { late: false } => json!({ "change": "timestamp", "cursor": STAMP }),
                 How::Added => json!({ "mode": "append", "change": "id", "cursor": "id" }),
@@ -100,7 +137,7 @@ pub(super) fn configure(folder: &Path, places: &Places, schema: &str) -> Result<
         .collect();
     let target = match places.target.scheme() {
         "sqlite" => "target".to_owned(),
-        _ => format!("target.{schema}"),
+        _ => format!("target.{}", target_schema(places, schema)),
     };
     let catalog = &places.lake.catalog;
     let mut kept = json!({ "url": secrets.keep(&catalog.url), "options": secrets.all(&catalog.options) });

@@ -1,11 +1,11 @@
 //! All comes to rest: nothing is written any more, and the three places must hold the same rows.
 
-use super::database::Database;
 use super::lakeside::Rows;
 use super::model::{State, refused};
 use super::passes::Trouble;
-use super::place::keeps_versions;
-use super::world::{MOST_WRONG, USUAL, World};
+use super::place::{Way, keeps_versions};
+use super::values::Dialect;
+use super::world::{MOST_WRONG, PATIENTLY, USUAL, World, open_target};
 use crate::error::Result;
 use crate::table::TableId;
 use crate::target::IS_CURRENT;
@@ -19,7 +19,8 @@ impl World<'_> {
         self.end_open().await?;
         self.report.settled += 1;
         for attempt in 1..=TRIES {
-            let mut running = self.start(0, &["run"], &Trouble::None)?;
+            let patiently = if self.way == Way::Log { &PATIENTLY[..] } else { &[] };
+            let mut running = self.start(0, &[&["run"], patiently].concat(), &Trouble::None)?;
             running.wait().await?;
             self.ended(&mut running, false)?;
             self.look().await?;
@@ -31,7 +32,7 @@ impl World<'_> {
                 break;
             }
             // The server may not have noticed yet that a killed reader is gone.
-            if attempt < TRIES && self.source.dialect() == super::values::Dialect::Postgres {
+            if attempt < TRIES && self.source.dialect() != Dialect::Sqlite {
                 self.report.settled_late += u64::from(attempt == 1);
                 tokio::time::sleep(USUAL).await;
                 continue;
@@ -58,7 +59,7 @@ impl World<'_> {
     /// The target forgets what it shows. A repair finds that, and loads what the lake has.
     async fn lose_records(&mut self) -> Result<()> {
         self.report.count("records lost in the target");
-        let target = Database::open(&self.settings.places.target, &self.settings.schema).await?;
+        let target = open_target(&self.settings).await?;
         target.run(&format!("DELETE FROM {}", target.name("frazil_applied"))).await?;
         let mut running = self.start(0, &["state", "repair"], &Trouble::None)?;
         running.wait().await?;
@@ -70,7 +71,7 @@ impl World<'_> {
 
     /// Where source, lake and target differ from the model.
     async fn compare(&self) -> Result<Vec<String>> {
-        let target = Database::open(&self.settings.places.target, &self.settings.schema).await?;
+        let target = open_target(&self.settings).await?;
         let mut wrong = Vec::new();
         for table in &self.tables {
             let name = table.spec.name;
@@ -124,14 +125,19 @@ impl World<'_> {
     }
 
     /// Takes the test's own tables away. Files of dropped tables stay in the lake, as they always do.
-    pub(super) async fn clean_up(&self) -> Result<()> {
+    pub(super) async fn clean_up(&mut self) -> Result<()> {
         if self.settings.keep {
             return Ok(());
+        }
+        if self.way != Way::Whole {
+            let mut running = self.start(0, &["teardown", "--yes"], &Trouble::None)?;
+            running.wait().await?;
+            self.ended(&mut running, false)?;
         }
         for table in &self.tables {
             self.lake.lake.drop_table(&TableId::new(&self.settings.schema, table.spec.name)).await?;
         }
         self.source.drop_schema().await?;
-        Database::open(&self.settings.places.target, &self.settings.schema).await?.drop_schema().await
+        open_target(&self.settings).await?.drop_schema().await
     }
 }

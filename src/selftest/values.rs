@@ -2,6 +2,7 @@
 //! any place are compared.
 
 use super::chance::Chance;
+use crate::clients::mysql;
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(super) enum Kind {
 pub(super) enum Dialect {
     Sqlite,
     Postgres,
+    Mysql,
 }
 
 /// A value as it is compared: NULL, or its text.
@@ -68,7 +70,7 @@ impl Kind {
         match (self, dialect) {
             (Self::Int, _) => "integer",
             (Self::Long, Dialect::Sqlite) => "bigint",
-            (Self::Long, Dialect::Postgres) => "bigint",
+            (Self::Long, Dialect::Postgres | Dialect::Mysql) => "bigint",
             (Self::Decimal, _) => "decimal(12,2)",
             (Self::Wide, _) => "decimal(15,2)",
             (Self::Double, _) => "double precision",
@@ -76,7 +78,9 @@ impl Kind {
             (Self::Text, _) => "text",
             (Self::Bytes, Dialect::Sqlite) => "blob",
             (Self::Bytes, Dialect::Postgres) => "bytea",
+            (Self::Bytes, Dialect::Mysql) => "longblob",
             (Self::Date, _) => "date",
+            (Self::Moment, Dialect::Mysql) => "datetime(6)",
             (Self::Moment, _) => "timestamptz",
         }
     }
@@ -160,11 +164,12 @@ impl Kind {
         let Some(text) = value else { return "NULL".to_owned() };
         match (self, dialect) {
             (Self::Int | Self::Long | Self::Decimal | Self::Wide | Self::Double, _) => text.clone(),
-            (Self::Bool, Dialect::Sqlite) => text.clone(),
+            (Self::Bool, Dialect::Sqlite | Dialect::Mysql) => text.clone(),
             (Self::Bool, Dialect::Postgres) => if text == "1" { "true" } else { "false" }.to_owned(),
-            (Self::Bytes, Dialect::Sqlite) => format!("x'{text}'"),
+            (Self::Bytes, Dialect::Sqlite | Dialect::Mysql) => format!("x'{text}'"),
             (Self::Bytes, Dialect::Postgres) => format!("'\\x{text}'"),
             (Self::Moment, Dialect::Postgres) => format!("'{text}+00'"),
+            (Self::Text, Dialect::Mysql) => mysql::literal(text),
             (Self::Text | Self::Date | Self::Moment, _) => format!("'{}'", text.replace('\'', "''")),
         }
     }

@@ -8,12 +8,15 @@ use super::lakeside::{Followed, Lakeside};
 use super::model::{Edit, How, PICKY, PICKY_CHECK, SPECS, Table};
 use super::moves::{Reshape, Transaction, create};
 use super::passes::{Ended, Passes, Possible, Running, Trouble};
-use super::place::{MACHINES, configure, make_folder, stream_name};
+use super::place::{MACHINES, Way, configure, make_folder, stream_name, target_schema};
 use super::report::Report;
+use super::values::Dialect;
 use super::{ROUNDS_TO_REST, Settings, Weather};
 use crate::error::Result;
 use crate::table::TableId;
 
+/// A reader that was killed may hold the log for a moment: who comes after it waits.
+pub(super) const PATIENTLY: [&str; 2] = ["--retry-for", "20s"];
 /// What the chance of each part is drawn for: one part does not move another.
 const CHANGES: u64 = 1;
 const TROUBLES: u64 = 2;
@@ -51,18 +54,27 @@ pub(super) struct World<'a> {
     usual: Duration,
     /// By how many seconds the application's clock is slow.
     skew: i64,
+    /// How changes of one of the tables are found.
+    pub(super) way: Way,
     pub(super) report: Report,
+}
+
+/// A session with the target.
+pub(super) async fn open_target(settings: &Settings) -> Result<Database> {
+    let schema = target_schema(&settings.places, &settings.schema);
+    Database::open(&settings.places.target, &schema).await
 }
 
 impl<'a> World<'a> {
     /// Makes the tables and their first rows.
     pub(super) async fn new(settings: Settings, weather: &'a mut dyn Weather) -> Result<Self> {
         let folder = make_folder(&settings.folder)?;
-        let variables = configure(&folder, &settings.for_passes, &settings.schema)?;
         let source = Database::open(&settings.places.source, &settings.schema).await?;
+        let way = source.best_way().await?;
+        let variables = configure(&folder, &settings.for_passes, &settings.schema, way)?;
         let aside = Database::open(&settings.places.source, &settings.schema).await?;
         source.make_schema().await?;
-        let target = Database::open(&settings.places.target, &settings.schema).await?;
+        let target = open_target(&settings).await?;
         target.make_schema().await?;
         // Somebody else's table, with a condition of its own.
         let picky = target.name(PICKY);
@@ -88,6 +100,7 @@ impl<'a> World<'a> {
             followed: SPECS.iter().map(|_| Followed::default()).collect(),
             usual: USUAL,
             skew: 0,
+            way,
             report,
         };
         for (index, spec) in SPECS.iter().enumerate() {
@@ -95,6 +108,11 @@ impl<'a> World<'a> {
             world.source.run(&statement).await?;
             let rows = Transaction::first_rows(&mut world.changes, &mut world.tables, index, FIRST_ROWS);
             world.happen(rows, Duration::ZERO).await?;
+        }
+        if way == Way::Trigger {
+            let mut running = world.start(0, &["setup"], &Trouble::None)?;
+            running.wait().await?;
+            world.ended(&mut running, false)?;
         }
         Ok(world)
     }
@@ -160,6 +178,8 @@ impl<'a> World<'a> {
             "sync" => &["sync"],
             _ => &["run"],
         };
+        let patiently = if self.way == Way::Log && verb[0] == "run" { &PATIENTLY[..] } else { &[] };
+        let verb = &[verb, patiently].concat()[..];
         if let Trouble::Weather { kind, strength } = trouble {
             self.weather.begin(*kind, *strength);
         }
@@ -177,6 +197,14 @@ impl<'a> World<'a> {
                 if running.until(at).await?.is_none() {
                     running.kill();
                 }
+            }
+            Trouble::Again { kills } => {
+                self.transactions(meanwhile).await?;
+                for _ in 1..*kills {
+                    self.kill_somewhere(&mut running).await?;
+                    running = self.start(0, verb, &Trouble::None)?;
+                }
+                self.kill_somewhere(&mut running).await?;
             }
             Trouble::Frozen(at) => {
                 let at = moment(*at);
@@ -196,8 +224,10 @@ impl<'a> World<'a> {
             Trouble::Cut { source, at } => {
                 let at = moment(*at);
                 self.transactions(meanwhile).await?;
-                let place = if *source { &self.settings.places.source } else { &self.settings.places.target };
-                let knife = Database::open(place, &self.settings.schema).await?;
+                let knife = match source {
+                    true => Database::open(&self.settings.places.source, &self.settings.schema).await?,
+                    false => open_target(&self.settings).await?,
+                };
                 // From its moment on, until a session was there to be ended.
                 running.until(at).await?;
                 while running.ended()?.is_none() && knife.cut().await? == 0 {
@@ -214,13 +244,25 @@ impl<'a> World<'a> {
             running.wait().await?;
             self.weather.end();
         }
-        running.wait().await?;
-        self.ended(&mut running, *trouble != Trouble::None)?;
+        if !matches!(trouble, Trouble::Again { .. }) {
+            running.wait().await?;
+            self.ended(&mut running, *trouble != Trouble::None)?;
+        }
         if let Some(mut second) = second.take() {
             second.wait().await?;
             self.ended(&mut second, true)?;
         }
         Ok(())
+    }
+
+    /// Kills a pass after a part of its usual time.
+    async fn kill_somewhere(&mut self, running: &mut Running) -> Result<()> {
+        let at = self.usual.mul_f64(self.troubles.fraction());
+        if running.until(at).await?.is_none() {
+            running.kill();
+        }
+        running.wait().await?;
+        self.ended(running, true)
     }
 
     /// Two servers share the streams; one is killed, the other one is asked to stop.
@@ -265,6 +307,7 @@ impl<'a> World<'a> {
         match trouble {
             Trouble::None => "none".to_owned(),
             Trouble::Kill(_) => "kill".to_owned(),
+            Trouble::Again { .. } => "kill, again and again".to_owned(),
             Trouble::Point { name, kills: true, .. } => format!("die at {name}"),
             Trouble::Point { name, kills: false, .. } => format!("fail at {name}"),
             Trouble::SmallFiles { kills: true, .. } => "die in a write".to_owned(),
@@ -327,7 +370,7 @@ impl<'a> World<'a> {
     /// A transaction that writes now and commits later: its times will be old by then.
     async fn leave_open(&mut self) -> Result<()> {
         // SQLite has one writer: another one would keep all others out.
-        if self.open.is_some() || self.source.dialect() == super::values::Dialect::Sqlite {
+        if self.open.is_some() || self.source.dialect() == Dialect::Sqlite {
             return Ok(());
         }
         let mut transaction = Transaction::draw(&mut self.changes, &mut self.tables, true);

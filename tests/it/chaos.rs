@@ -108,6 +108,25 @@ async fn between_servers_that_hang_up_every_snapshot_is_a_state_of_the_source() 
 }
 
 #[tokio::test]
+async fn between_databases_of_mariadb_every_snapshot_is_a_state_of_the_source() {
+    let Some(server) = fixture::mariadb().await else { return };
+    let (source, target) = (server.database("chaos_source").await, server.database("chaos_target").await);
+    let proxies = vec![Proxy::tcp(source.port()), Proxy::tcp(target.port())];
+    let folder = tempfile::tempdir().unwrap();
+    let places = |from: &str, to: &str| {
+        let (from, to) = (connection("source", from), connection("target", to));
+        Places::in_folder(folder.path(), Some(from), Some(to), None).unwrap()
+    };
+    let direct = places(&source.url(), &target.url());
+    let through = places(&source.url_through(proxies[0].port()), &target.url_through(proxies[1].port()));
+    let mut settings = settings(&folder.path().join("test"), direct, through, 8);
+    // Its schema is a database, which nobody else takes away.
+    settings.keep = false;
+    let mut weather = BadNetwork { kinds: &["source cut off", "target cut off"], proxies };
+    run(folder, settings, &mut weather).await;
+}
+
+#[tokio::test]
 async fn on_a_store_with_bad_moments_every_snapshot_is_a_state_of_the_source() {
     let (Some(pg), Some(s3)) = (fixture::postgres().await, fixture::s3().await) else { return };
     let source = pg.database("chaos_s3").await;
