@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust, from the package managers: a Postgres and a MariaDB server, a
-# Python environment with independent Iceberg readers and an S3 server, an Azure server from npm. Does
-# nothing where all is there.
+# library that moves clocks, a Python environment with independent Iceberg readers and an S3 server, an
+# Azure server from npm. Does nothing where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,8 @@ command -v flock >/dev/null || missing+=(util-linux)
 # Postgres' programs are not on PATH on Debian; the tests look where they are.
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || missing+=(postgresql)
 command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || missing+=(mariadb-server)
+# Moves the clock of one process.
+compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v npm >/dev/null || missing+=(nodejs npm)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)

@@ -87,12 +87,17 @@ pub(super) fn pairs(stream: &Stream, asked: Option<Between>) -> Vec<Pair> {
     match asked {
         Some(Between::SourceLake) => vec![Pair::SourceLake],
         Some(Between::LakeTarget) => vec![Pair::LakeTarget],
-        // A table that several streams feed holds what all of them have.
-        None if stream.target.is_some() && stream.shared.is_none() => {
+        // A table that several streams feed is one table: the first of them stands for all.
+        None if stream.target.is_some() && first_of_those_who_share(stream) => {
             vec![Pair::SourceLake, Pair::LakeTarget]
         }
         None => vec![Pair::SourceLake],
     }
+}
+
+fn first_of_those_who_share(stream: &Stream) -> bool {
+    let first = stream.shared.as_ref().and_then(|shared| shared.sources.first());
+    first.is_none_or(|first| first.stream == stream.name)
 }
 
 pub(super) fn print(outcome: &Outcome, with_keys: bool, form: Output) -> Result<()> {

@@ -31,9 +31,11 @@ use self::digest::Digest;
 use self::look::{Found, Look};
 use self::rows::{Columns, Marks};
 use self::side::Side;
+use crate::connectors;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::{LakeTable, Lateness, TableMode};
 use crate::sync::{self, Context, Progress, Stream};
+use crate::target::{Applied, TURN};
 
 /// Which two places are compared. Rows flow from the first to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +165,7 @@ async fn compare_places(
     if !buckets.is_empty() {
         let look = Look { columns, buckets: Arc::new(buckets), marks };
         let mut found = places.look(&look, progress).await?;
+        places.check(stream).await?;
         if pair == Pair::SourceLake && (options.settle || options.repair) && !found.is_empty() {
             // Where connections are limited, those who come next need the place that it holds.
             drop(places);
@@ -211,19 +214,12 @@ async fn lake_table(context: &Context, stream: &Stream) -> Result<LakeTable> {
     Ok(table)
 }
 
-/// A target that several streams feed holds what all of them have.
-fn refuse_shared(stream: &Stream) -> Result<()> {
-    match stream.shared {
-        None => Ok(()),
-        Some(_) => Err(Error::new(ErrorKind::Unsupported, "a table that several streams feed is not compared with the lake yet")
-            .hint("compare the sources with the lake: `--between source,lake`; `frazil load --full-refresh` puts the table together anew")),
-    }
-}
-
 /// The two, each ready to be read as often as needed.
 struct Places {
     sides: [Side; 2],
     snapshot: i64,
+    /// The control row by which a target was taken to show that, by its stream: while it stays, so do the rows.
+    shown: Option<(String, Option<Applied>)>,
 }
 
 impl Places {
@@ -232,13 +228,19 @@ impl Places {
             Pair::SourceLake => {
                 let snapshot = table.current().expect("a table with a position has a snapshot");
                 let lake = Side::lake(context, table, snapshot);
-                Ok(Self { sides: [Side::source(context, stream).await?, lake], snapshot: snapshot.0 })
+                let sides = [Side::source(context, stream).await?, lake];
+                Ok(Self { sides, snapshot: snapshot.0, shown: None })
             }
             Pair::LakeTarget => {
-                refuse_shared(stream)?;
-                let (target, snapshot) = Side::target(context, stream, table).await?;
-                let lake = Side::lake(context, table, snapshot);
-                Ok(Self { sides: [lake, target], snapshot: snapshot.0 })
+                let shared = Side::shared(context, stream, table).await?;
+                let wanted = shared.as_ref().map(|(_, shown)| &shown.wanted);
+                let (target, applied) = Side::target(context, stream, table, wanted).await?;
+                let snapshot = applied.snapshot;
+                let (lake, shown) = match shared {
+                    Some((side, all)) => (side, (TURN.to_owned(), all.turn.from)),
+                    None => (Side::lake(context, table, snapshot), (stream.name.clone(), Some(applied))),
+                };
+                Ok(Self { sides: [lake, target], snapshot: snapshot.0, shown: Some(shown) })
             }
         }
     }
@@ -256,6 +258,17 @@ impl Places {
         progress.start(one.rows.zip(other.rows).map(|(one, other)| one + other));
         let (one, other) = futures::try_join!(one.drain(digest, progress), other.drain(digest, progress))?;
         Ok((columns, [Digest::sum(one)?, Digest::sum(other)?]))
+    }
+
+    /// Refuses what was read from a target while it was loaded: half of it was another state.
+    async fn check(&self, stream: &Stream) -> Result<()> {
+        let (Some((name, shown)), Some(to)) = (&self.shown, &stream.target) else { return Ok(()) };
+        if connectors::target(&to.connection)?.applied(name, &to.table).await? == *shown {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, "the target was loaded while it was compared")
+            .with("table", &to.table)
+            .hint("compare again"))
     }
 
     /// The keys that differ within some buckets.

@@ -99,8 +99,16 @@ pub(super) async fn target(
         Error::new(ErrorKind::Conflict, "the target is no longer loaded by this stream")
             .with("table", &to.table)
     })?;
-    let rows = Side::lake(context, table, applied.snapshot).open().await?;
-    let columns = table.columns();
+    let shared = Side::shared(context, stream, table).await?;
+    let (side, wanted, turn) = match shared {
+        Some((side, shown)) => (side, shown.wanted, Some(shown.turn)),
+        None => {
+            let wanted = sync::target_table(stream, to, &table.columns(), &table.key());
+            (Side::lake(context, table, applied.snapshot), wanted, None)
+        }
+    };
+    let rows = side.open().await?;
+    let columns = wanted.schema.clone();
     if rows.schema.fields().len() != columns.fields().len() {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -111,11 +119,10 @@ pub(super) async fn target(
     }
     let picked = rows.drain(|| Picker::new(look, found), progress).await?;
     let changes = changes(&columns, look, found, picked)?;
-    let wanted = sync::target_table(stream, to, &columns, &table.key());
     let rows = Some(changes.num_rows() as u64);
     let changes = MemoryStream::try_new(vec![changes.clone()], changes.schema(), None)?;
     let merge = Merge {
-        turn: None,
+        turn,
         stream: stream.name.clone(),
         table: wanted,
         from: Some(applied),
@@ -188,7 +195,9 @@ fn changes(columns: &SchemaRef, look: &Look, found: &Found, picked: Vec<Picker>)
         parts.push(of(batch.columns().to_vec(), Op::Upsert, batch.num_rows())?);
     }
     let encoder = look.encoder()?;
-    let gone = found.of(Kind::Surplus);
+    // A load may have brought some of them meanwhile.
+    let there = |key: &&[u8]| picked.iter().any(|picker| picker.seen.contains(*key));
+    let gone: Vec<_> = found.of(Kind::Surplus).into_iter().filter(|key| !there(key)).collect();
     let keys = encoder.key_columns(gone.iter().copied())?;
     let names = look.columns.key_names();
     let values =

@@ -13,15 +13,28 @@ use crate::connectors::sql::DELETED_AT;
 use crate::delta::SnapshotId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::LakeTable;
-use crate::merge;
+use crate::merge::{self, BySource};
 use crate::source::{ChangeDetection, Portion, ReadRequest, Reading, RowStream, Source};
-use crate::sync::{self, Context, Mode, Progress, Stream};
-use crate::target::{Deletes, VALID_TO};
+use crate::sync::{self, Context, Mode, Progress, SharedShown, Stream};
+use crate::target::{Applied, Deletes, TargetTable, VALID_TO};
 
 /// A place.
 pub(super) enum Side {
-    Lake { context: Box<Context>, table: Box<LakeTable>, at: SnapshotId },
-    Database { source: Arc<dyn Source>, request: Box<ReadRequest>, keeps_deleted: bool },
+    Lake {
+        context: Box<Context>,
+        table: Box<LakeTable>,
+        at: SnapshotId,
+    },
+    /// The lake tables of all streams that share a target, each as the target shows it, put together.
+    Shared {
+        context: Box<Context>,
+        rows: Box<BySource>,
+    },
+    Database {
+        source: Arc<dyn Source>,
+        request: Box<ReadRequest>,
+        keeps_deleted: bool,
+    },
 }
 
 /// What rows go through, one for each stream of a place.
@@ -36,6 +49,19 @@ impl Side {
         Self::Lake { context: Box::new(context.clone()), table: Box::new(table.clone()), at }
     }
 
+    /// What the lake has for the stream's target, if others feed it too.
+    pub(super) async fn shared(
+        context: &Context,
+        stream: &Stream,
+        table: &LakeTable,
+    ) -> Result<Option<(Self, SharedShown)>> {
+        let (Some(shared), Some(to)) = (&stream.shared, &stream.target) else { return Ok(None) };
+        let target = connectors::target(&to.connection)?;
+        let shown = sync::shared_as_shown(context, stream, shared, (&*target, to), table).await?;
+        let rows = Box::new(shown.rows.clone());
+        Ok(Some((Self::Shared { context: Box::new(context.clone()), rows }, shown)))
+    }
+
     /// All rows of the stream's source.
     pub(super) async fn source(context: &Context, stream: &Stream) -> Result<Self> {
         let source = connectors::source(&stream.source)?;
@@ -44,12 +70,14 @@ impl Side {
         Ok(Self::of(source, request, false))
     }
 
-    /// All rows of the stream's target, and the snapshot that they are to show.
+    /// All rows of the stream's target, and what they are to show. `wanted` is the table where
+    /// others feed it too.
     pub(super) async fn target(
         context: &Context,
         stream: &Stream,
         table: &LakeTable,
-    ) -> Result<(Self, SnapshotId)> {
+        wanted: Option<&TargetTable>,
+    ) -> Result<(Self, Applied)> {
         let to = stream.target.as_ref().ok_or_else(|| {
             Error::new(ErrorKind::Config, "the stream has no target to compare the lake with")
         })?;
@@ -63,10 +91,13 @@ impl Side {
         let there = target.as_source(&to.table);
         let source = connectors::source(&to.connection)?;
         let described = source.table(&there).await?;
-        let names = table.columns();
+        let (names, key) = match wanted {
+            Some(wanted) => (wanted.schema.clone(), wanted.key.clone()),
+            None => (table.columns(), table.key()),
+        };
         let names = names.fields().iter().map(|field| field.name());
         let both = names.filter(|name| described.column(name).is_some()).cloned().collect();
-        let deletes = if table.key().is_empty() { Deletes::Hard } else { stream.settings.deletes };
+        let deletes = if key.is_empty() { Deletes::Hard } else { stream.settings.deletes };
         let mut reversed = Stream { source: to.connection.clone(), source_table: there, ..stream.clone() };
         let settings = &mut reversed.settings;
         settings.columns = Some(both);
@@ -76,9 +107,9 @@ impl Side {
             Deletes::Soft => Some(format!("{DELETED_AT} IS NULL")),
             Deletes::Hard | Deletes::Ignore => None,
         };
-        settings.primary_key = table.key();
+        settings.primary_key = key;
         let request = sync::read_request(&reversed, &described, context.budget)?;
-        Ok((Self::of(source, request, deletes == Deletes::Ignore), shown.snapshot))
+        Ok((Self::of(source, request, deletes == Deletes::Ignore), shown))
     }
 
     fn of(source: Arc<dyn Source>, request: ReadRequest, keeps_deleted: bool) -> Self {
@@ -102,6 +133,15 @@ impl Side {
                 let streams = rows.execute_stream_partitioned().await?;
                 let streams = streams.into_iter().map(|rows| rows.map_err(Error::from).boxed()).collect();
                 Ok(Open { schema, rows: None, portions: Portions::One(Some(streams)) })
+            }
+            Self::Shared { context, rows } => {
+                let runtime = merge::runtime(context.budget, context.lake.stores())?;
+                let rows = rows.all(runtime).await?;
+                // The last column says what to do with the row: there is only one thing here.
+                let columns: Vec<usize> = (0..rows.schema().fields().len() - 1).collect();
+                let schema = Arc::new(rows.schema().project(&columns)?);
+                let rows = rows.map(move |batch| Ok(batch?.project(&columns)?)).boxed();
+                Ok(Open { schema, rows: None, portions: Portions::One(Some(vec![rows])) })
             }
             Self::Database { source, request, .. } => {
                 let reading = source.open((**request).clone()).await?;

@@ -29,6 +29,7 @@ use crate::table::OP_COLUMN;
 const FEW: u64 = 100_000;
 
 /// Tables with one key, the first of them first.
+#[derive(Clone)]
 pub struct BySource {
     /// Their rows, each key once.
     pub sides: Vec<Arc<dyn TableProvider>>,

@@ -69,6 +69,11 @@ pub trait Weather {
     /// It begins, to a degree between 0 and 1.
     fn begin(&mut self, kind: usize, strength: f64);
 
+    /// What passes find in their environment while it lasts.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// All is fair again.
     fn end(&mut self);
 }

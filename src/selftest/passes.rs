@@ -125,7 +125,13 @@ pub(super) struct Passes {
 
 impl Passes {
     /// A process on the configuration in a folder of its own, with its crash points armed.
-    pub(super) fn start(&self, machine: &str, verb: &[&str], trouble: &Trouble) -> Result<Running> {
+    pub(super) fn start(
+        &self,
+        machine: &str,
+        verb: &[&str],
+        trouble: &Trouble,
+        environment: Vec<(&str, String)>,
+    ) -> Result<Running> {
         let folder = self.folder.join(machine);
         let log = folder.join("log");
         let file = || {
@@ -150,7 +156,7 @@ impl Passes {
                 command.env_remove(name);
             }
         }
-        command.envs(&self.variables);
+        command.envs(&self.variables).envs(environment);
         if let Trouble::Point { name, passes, kills } = trouble {
             let action = if *kills { "kill" } else { "error" };
             let point = match passes {

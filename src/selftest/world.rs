@@ -284,7 +284,7 @@ impl<'a> World<'a> {
 
     pub(super) fn start(&mut self, machine: usize, verb: &[&str], trouble: &Trouble) -> Result<Running> {
         self.report.passes += 1;
-        self.passes.start(MACHINES[machine], verb, trouble)
+        self.passes.start(MACHINES[machine], verb, trouble, self.weather.environment())
     }
 
     /// Takes note of how a pass ended. What a pass says of itself is only believed where it is bad: the rows

@@ -72,7 +72,7 @@ pub use pass::pass;
 pub use repair::{Repaired, repair};
 pub use report::{ErrorReport, ExtractReport, LoadReport, Stages, Status, StreamReport, Verdict};
 pub use request::{lake_table_plan, mode_of, read_request, reader};
-pub use shared::{Shared, SharedSource};
+pub use shared::{Shared, SharedShown, SharedSource, shared_as_shown};
 pub use state::{Moved, plan_from, set_position, verify};
 
 /// One stream, resolved: every setting has its final value.

@@ -184,6 +184,22 @@ fn wider(one: &DataType, other: &DataType) -> Option<DataType> {
 }
 
 impl Plan {
+    /// The table as some sources make it; of those that have nothing yet there is `None`.
+    fn by_source(&self, given: Vec<Option<Arc<dyn TableProvider>>>) -> BySource {
+        let (mut sides, mut places) = (Vec::new(), BTreeMap::new());
+        for (at, side) in given.into_iter().enumerate() {
+            if let Some(side) = side {
+                places.insert(at, sides.len());
+                sides.push(side);
+            }
+        }
+        let columns = self.columns.iter().map(|column| SharedColumn {
+            field: column.field.clone(),
+            from: column.from.iter().filter_map(|at| places.get(at).copied()).collect(),
+        });
+        BySource { sides, columns: columns.collect(), key: self.key.clone() }
+    }
+
     /// What the turn's row says once this is loaded: no other load leaves the same.
     fn turn(&self) -> Applied {
         Applied::new(self.fingerprint, SnapshotId(0)).toward(SnapshotId(0))
@@ -245,22 +261,17 @@ impl<'a> SharedLoad<'a> {
             return Err(Error::new(ErrorKind::Config, "`shared` needs lake tables of `mode: merge`")
                 .with("table", self.table.id()));
         }
-        let (mut sides, mut places) = (Vec::new(), BTreeMap::new());
-        for (at, source) in self.shared.sources.iter().enumerate() {
-            let side = match source.stream == self.stream.name {
+        let mut sides = Vec::new();
+        for source in &self.shared.sources {
+            sides.push(match source.stream == self.stream.name {
                 true => Some(self.table.delta_as_now(None, goal.snapshot).await?.rows),
-                false => self.other(source).await.map_err(|error| error.with("source", &source.stream))?,
-            };
-            if let Some(side) = side {
-                places.insert(at, sides.len());
-                sides.push(side);
-            }
+                false => {
+                    let shown = shown(self.context, source, self.target, self.to).await;
+                    shown.map_err(|error| error.with("source", &source.stream))?
+                }
+            });
         }
-        let columns = self.plan.columns.iter().map(|column| SharedColumn {
-            field: column.field.clone(),
-            from: column.from.iter().filter_map(|at| places.get(at).copied()).collect(),
-        });
-        let by_source = BySource { sides, columns: columns.collect(), key: self.plan.key.clone() };
+        let by_source = self.plan.by_source(sides);
         let Context { budget, lake, .. } = self.context;
         let runtime = merge::runtime(*budget, lake.stores())?;
         // Of another lake table, or of a change that came half the way, nobody knows which rows are there.
@@ -290,28 +301,78 @@ impl<'a> SharedLoad<'a> {
             rows,
         })
     }
+}
 
-    /// What the target shows of another source; `None` while it shows nothing of it.
-    async fn other(&self, source: &SharedSource) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some(shows) = self.target.applied(&source.stream, &self.to.table).await? else { return Ok(None) };
-        // Its own load is to mend that, and may be under way.
-        let lost = |message: &str| {
-            Error::new(ErrorKind::Conflict, message)
-                .with("table", &source.lake_table)
-                .hint("load that stream first: `frazil load --full-refresh --select` with its name")
-        };
-        let table = self.context.lake.table(&source.lake_table).await?;
-        let found = match table.filter(|table| table.uuid() == shows.lake_table) {
-            None => Err(lost("the lake table that the target shows of another source is not there any more")),
-            Some(table) if !table.snapshots().iter().any(|snapshot| snapshot.id == shows.snapshot) => {
-                Err(lost("the snapshot that the target shows of another source has expired"))
-            }
-            Some(table) => Ok(table.delta_as_now(None, shows.snapshot).await?.rows),
-        };
-        match found {
-            // Somebody wants the table anew: its own next load brings what it has.
-            Err(_) if self.context.full_refresh => Ok(None),
-            found => found.map(Some),
+/// What the target shows of a source; `None` while it shows nothing of it.
+async fn shown(
+    context: &Context,
+    source: &SharedSource,
+    target: &dyn Target,
+    to: &TargetRef,
+) -> Result<Option<Arc<dyn TableProvider>>> {
+    let Some(shows) = target.applied(&source.stream, &to.table).await? else { return Ok(None) };
+    // Its own load is to mend that, and may be under way.
+    let lost = |message: &str| {
+        Error::new(ErrorKind::Conflict, message)
+            .with("table", &source.lake_table)
+            .hint("load that stream first: `frazil load --full-refresh --select` with its name")
+    };
+    let table = context.lake.table(&source.lake_table).await?;
+    let found = match table.filter(|table| table.uuid() == shows.lake_table) {
+        None => Err(lost("the lake table that the target shows of another source is not there any more")),
+        Some(table) if !table.snapshots().iter().any(|snapshot| snapshot.id == shows.snapshot) => {
+            Err(lost("the snapshot that the target shows of another source has expired"))
         }
+        Some(table) => Ok(table.delta_as_now(None, shows.snapshot).await?.rows),
+    };
+    match found {
+        // Somebody wants the table anew: its own next load brings what it has.
+        Err(_) if context.full_refresh => Ok(None),
+        found => found.map(Some),
     }
+}
+
+/// A shared table as the lake has it, at the snapshots that the target says it shows.
+pub struct SharedShown {
+    /// Its rows.
+    pub rows: BySource,
+    /// The table as all want it that share it.
+    pub wanted: TargetTable,
+    /// By which row of the control table the target shows that, and what it is to say when rows are set right.
+    pub turn: Turn,
+}
+
+/// What a shared table is to hold now, by what its control rows say.
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`] where it has not been loaded yet, or not since its sources or their columns changed;
+/// [`ErrorKind::Conflict`] where the lake has lost what it shows.
+pub async fn shared_as_shown(
+    context: &Context,
+    stream: &Stream,
+    shared: &Shared,
+    (target, to): (&dyn Target, &TargetRef),
+    table: &LakeTable,
+) -> Result<SharedShown> {
+    let refused = |message: &str| {
+        Error::new(ErrorKind::Config, message).with("table", &to.table).hint("run `frazil load` first")
+    };
+    let from = target.applied(TURN, &to.table).await?;
+    let (columns, key) = (table.columns(), table.key());
+    let (wanted, plan) = target_table(&context.lake, stream, shared, to, (&columns, &key)).await?;
+    match from {
+        None => return Err(refused("the target was not loaded by the streams that share it yet")),
+        Some(from) if from.lake_table != plan.fingerprint => {
+            return Err(refused("the sources, or their columns, have changed since the target was loaded"));
+        }
+        Some(_) => {}
+    }
+    let mut sides = Vec::new();
+    for source in &shared.sources {
+        let shown = shown(context, source, target, to).await;
+        sides.push(shown.map_err(|error| error.with("source", &source.stream))?);
+    }
+    let turn = Turn { from, to: plan.turn() };
+    Ok(SharedShown { rows: plan.by_source(sides), wanted, turn })
 }

@@ -1,29 +1,47 @@
-//! The torture test, as `frazil selftest --chaos` has it, on real servers behind a bad network too.
+//! The torture test, as `frazil selftest --chaos` has it, on real servers behind a bad network too, and on
+//! machines whose clock is wrong.
 //!
 //! `FRAZIL_TEST_CHAOS=2h` lets it go on for longer; `FRAZIL_TEST_SEED=7` does something else. A failure
 //! keeps its folder and says where.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use frazil::connection::Connection;
-use frazil::selftest::{Fair, Places, Report, Settings, Weather, chaos};
+use frazil::selftest::{Places, Report, Settings, Weather, chaos};
 
 use crate::fixture::{self, Proxy, unique};
 
 /// What happens when nobody asks for something else.
 const SEED: u64 = 20_261;
 
-/// A network that lets go of connections, and a store that has bad moments.
-struct BadNetwork {
-    kinds: &'static [&'static str],
+/// By how many seconds a clock is wrong at most.
+const MOST_WRONG: f64 = 7200.0;
+
+/// A network that lets go of connections, a store that has bad moments, a machine whose clock is wrong.
+struct Bad {
+    kinds: Vec<&'static str>,
     proxies: Vec<Proxy>,
+    /// What moves the clock of a process, where it is installed.
+    library: Option<PathBuf>,
+    seconds: Option<f64>,
 }
 
-impl Weather for BadNetwork {
+impl Bad {
+    fn new(kinds: &[&'static str], proxies: Vec<Proxy>) -> Self {
+        let mut kinds = kinds.to_vec();
+        let library = fixture::faketime();
+        if library.is_some() {
+            kinds.push("clock is wrong");
+        }
+        Self { kinds, proxies, library, seconds: None }
+    }
+}
+
+impl Weather for Bad {
     fn kinds(&self) -> &[&'static str] {
-        self.kinds
+        &self.kinds
     }
 
     fn begin(&mut self, kind: usize, strength: f64) {
@@ -34,11 +52,23 @@ impl Weather for BadNetwork {
             // A write whose answer is lost on the way back may have landed.
             "store cut off" => self.proxies[0].cut_after(part(30_000.0).cast_signed()),
             "store answers 503" => self.proxies[0].refuse(part(120.0), 3),
+            "clock is wrong" => self.seconds = Some((2.0 * strength - 1.0) * MOST_WRONG),
             other => panic!("{other} is not a kind of weather"),
         }
     }
 
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let (Some(library), Some(seconds)) = (&self.library, self.seconds) else { return Vec::new() };
+        vec![
+            ("LD_PRELOAD", library.display().to_string()),
+            ("FAKETIME", format!("{seconds:+.0}")),
+            // Nobody sets the clock by which processes wait.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
+    }
+
     fn end(&mut self) {
+        self.seconds = None;
         self.proxies.iter().for_each(Proxy::heal);
     }
 }
@@ -87,7 +117,7 @@ async fn in_files_every_snapshot_is_a_state_of_the_source() {
     let folder = tempfile::tempdir().unwrap();
     let places = Places::in_folder(folder.path(), None, None, None).unwrap();
     let settings = settings(&folder.path().join("test"), places.clone(), places, 14);
-    run(folder, settings, &mut Fair).await;
+    run(folder, settings, &mut Bad::new(&[], Vec::new())).await;
 }
 
 #[tokio::test]
@@ -103,7 +133,7 @@ async fn between_servers_that_hang_up_every_snapshot_is_a_state_of_the_source() 
     let direct = places(&source.url(), &target.url());
     let through = places(&source.url_through(proxies[0].port()), &target.url_through(proxies[1].port()));
     let settings = settings(&folder.path().join("test"), direct, through, 8);
-    let mut weather = BadNetwork { kinds: &["source cut off", "target cut off"], proxies };
+    let mut weather = Bad::new(&["source cut off", "target cut off"], proxies);
     run(folder, settings, &mut weather).await;
 }
 
@@ -122,7 +152,7 @@ async fn between_databases_of_mariadb_every_snapshot_is_a_state_of_the_source() 
     let mut settings = settings(&folder.path().join("test"), direct, through, 8);
     // Its schema is a database, which nobody else takes away.
     settings.keep = false;
-    let mut weather = BadNetwork { kinds: &["source cut off", "target cut off"], proxies };
+    let mut weather = Bad::new(&["source cut off", "target cut off"], proxies);
     run(folder, settings, &mut weather).await;
 }
 
@@ -143,7 +173,7 @@ async fn on_a_store_with_bad_moments_every_snapshot_is_a_state_of_the_source() {
     };
     let (direct, through) = (places(s3.options()), places(s3.options_through(proxy.port())));
     let settings = settings(&folder.path().join("test"), direct, through, 5);
-    let mut weather = BadNetwork { kinds: &["store answers 503", "store cut off"], proxies: vec![proxy] };
+    let mut weather = Bad::new(&["store answers 503", "store cut off"], vec![proxy]);
     let report = run(folder, settings, &mut weather).await;
     // Other readers say the same. In these two tables the lake drops what the source drops.
     for table in ["lines", "visits"] {

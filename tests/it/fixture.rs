@@ -113,6 +113,17 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Finds the library that moves the clock of a process.
+pub(crate) fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let found = libraries.find(|library| library.is_file());
+    if found.is_none() {
+        skip("libfaketime");
+    }
+    found
+}
+
 /// Finds a program that `scripts/setup-tests.sh` installs from PyPI.
 pub(crate) fn tools(program: &str) -> Option<PathBuf> {
     Some(home()?.join("venv/bin").join(program)).filter(|file| file.is_file())
