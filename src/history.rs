@@ -72,6 +72,8 @@ pub struct Filter {
 
 /// The verb of a comparison, which is noted beside passes.
 pub const COMPARE: &str = "compare";
+/// The verb of a comparison of some rows.
+pub const SAMPLE: &str = "sample";
 
 /// One pass of one stream, as it went.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -280,8 +282,8 @@ impl History {
 
     /// The last pass of a stream.
     pub fn last(&self, stream: &str) -> Result<Option<Pass>> {
-        let sql = "select * from passes where stream = ?1 and verb <> ?2 order by id desc limit 1";
-        self.db.query_row(sql, [stream, COMPARE], pass).optional().map_err(foreign)
+        let sql = "select * from passes where stream = ?1 and verb not in (?2, ?3) order by id desc limit 1";
+        self.db.query_row(sql, [stream, COMPARE, SAMPLE], pass).optional().map_err(foreign)
     }
 
     /// When the places of a stream were last compared, or else when it first ran. What failed for a passing
@@ -329,7 +331,7 @@ impl History {
             self.db
                 .prepare(
                     "select stream from passes where id in \
-                     (select max(id) from passes where verb <> 'compare' group by stream) \
+                     (select max(id) from passes where verb not in ('compare', 'sample') group by stream) \
                      and verdict in ('failed', 'conflict')",
                 )?
                 .query_map([], |row| row.get(0))?

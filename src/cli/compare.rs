@@ -33,6 +33,10 @@ pub(super) struct CompareArgs {
     /// Print so many of the keys that differ
     #[arg(long, value_name = "COUNT", default_value_t = 0, env = "FRAZIL_KEYS")]
     pub keys: usize,
+    /// Look at about so many rows whose keys lie together, somewhere by chance, and not at all of them: the key
+    /// has to begin with a whole number or a date
+    #[arg(long, value_name = "ROWS", env = "FRAZIL_SAMPLE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub sample: Option<u64>,
     /// Which streams.
     #[command(flatten)]
     pub streams: StreamsArgs,
@@ -54,7 +58,8 @@ pub(super) async fn compare(global: &Global, args: &CompareArgs) -> Result<Exit>
     let Setup { config, streams } = setup(global, &args.streams).await?;
     let lake = Lake::open(config.lake()).await?;
     let context = Context::new(lake, args.streams.engine.budget()?, *config.maintenance());
-    let options = Options { settle: args.settle, repair: args.repair, keys: args.keys };
+    let CompareArgs { settle, repair, keys, sample, .. } = *args;
+    let options = Options { settle, repair, keys, sample };
     let (mut compared, mut wrong) = (0, Vec::new());
     for stream in &streams {
         for pair in pairs(stream, args.between) {
@@ -125,9 +130,17 @@ fn sentence(outcome: &Outcome) -> String {
     let name = &outcome.stream;
     let found = outcome.missing + outcome.surplus + outcome.different;
     if found == 0 && outcome.complete {
-        return format!("{name}: {one} and {other} are equal ({})", show_rows(outcome.rows[1]));
+        let rows = show_rows(outcome.rows[1]);
+        return match outcome.sample {
+            true => format!("{name}: {one} and {other} are equal in a sample of {rows}"),
+            false => format!("{name}: {one} and {other} are equal ({rows})"),
+        };
     }
-    let least = if outcome.complete { "" } else { "at least " };
+    let least = match outcome {
+        Outcome { sample: true, .. } => "in a sample ",
+        Outcome { complete: false, .. } => "at least ",
+        _ => "",
+    };
     let mut text = format!(
         "{name}: {least}{} missing in the {other}, {} only there, {} different ({} in the {one}, {} in the {other})",
         outcome.missing,

@@ -13,13 +13,15 @@ use super::interrupt::Interrupt;
 use super::output;
 use crate::compare::{Options, Outcome, compare};
 use crate::error::{Error, ErrorKind, Result};
-use crate::history::{COMPARE, Pass};
+use crate::history::{COMPARE, Pass, SAMPLE};
+use crate::schedule::Proof;
 use crate::sync::{Context, Progress, Stream};
 
 /// What came of comparing the places of one stream.
 pub(super) struct Reconciled {
     stream: String,
     run: Uuid,
+    verb: &'static str,
     began: DateTime<Utc>,
     outcomes: Vec<Outcome>,
     error: Option<Error>,
@@ -29,17 +31,18 @@ pub(super) struct Reconciled {
 pub(super) async fn reconcile(
     context: &Context,
     stream: &Stream,
-    repair: bool,
+    how: Proof,
     interrupt: &Interrupt,
 ) -> Option<Reconciled> {
     let mut reconciled = Reconciled {
         stream: stream.name.clone(),
         run: context.run,
+        verb: if how.sample.is_some() { SAMPLE } else { COMPARE },
         began: Utc::now(),
         outcomes: Vec::new(),
         error: None,
     };
-    let options = Options { settle: true, repair, keys: 0 };
+    let options = Options { settle: true, repair: how.repair, keys: 0, sample: how.sample };
     for pair in pairs(stream, None) {
         let (context, stream) = (context.clone(), stream.clone());
         let progress = Arc::new(Progress::default());
@@ -94,7 +97,7 @@ impl Reconciled {
         };
         Pass {
             run: self.run.to_string(),
-            verb: COMPARE.to_owned(),
+            verb: self.verb.to_owned(),
             stream: self.stream.clone(),
             started_at: self.began,
             seconds: (Utc::now() - self.began).as_seconds_f64().max(0.0),

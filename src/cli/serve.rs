@@ -33,7 +33,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::http::{self, Access, Board, Certificate, Desk};
 use crate::lake::Lake;
-use crate::schedule::{Cadence, Ended, Job, Outcome, Reconcile, Schedule, Scheduler, StreamState};
+use crate::schedule::{Cadence, Ended, Job, Outcome, Proof, Reconcile, Schedule, Scheduler, StreamState};
 use crate::sync::{Context, Legs, Stream, StreamReport, Verdict};
 use crate::workers::Worker;
 
@@ -255,17 +255,17 @@ impl<'a> Server<'a> {
             for unit in units(streams.collect()) {
                 let (context, interrupt) = (self.plan.context.clone(), interrupt.clone());
                 let permits = self.permits.clone();
-                let repairs: Vec<_> = unit.iter().map(|stream| self.reconciles(&stream.name, now)).collect();
+                let proofs: Vec<_> = unit.iter().map(|stream| self.reconciles(&stream.name, now)).collect();
                 passes.push(async move {
                     let mut reports =
                         passes_of(&context, unit.clone(), Legs::Both, &interrupt, &permits).await;
                     let mut ended = Vec::new();
-                    for (stream, repair) in unit.into_iter().zip(repairs) {
+                    for (stream, how) in unit.into_iter().zip(proofs) {
                         let report = reports.iter().position(|report| report.stream == stream.name);
                         let report = report.map(|at| reports.swap_remove(at));
                         let well = report.as_ref().is_some_and(|report| report.error.is_none());
-                        let reconciled = match repair.filter(|_| well) {
-                            Some(repair) => reconcile(&context, &stream, repair, &interrupt).await,
+                        let reconciled = match how.filter(|_| well) {
+                            Some(how) => reconcile(&context, &stream, how, &interrupt).await,
                             None => None,
                         };
                         ended.push((stream.name, report, reconciled));
@@ -370,15 +370,15 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Whether a pass that begins now is followed by a comparison, and then whether that repairs.
-    fn reconciles(&self, stream: &str, now: DateTime<Utc>) -> Option<bool> {
+    /// Whether a pass that begins now is followed by a comparison, and by which.
+    fn reconciles(&self, stream: &str, now: DateTime<Utc>) -> Option<Proof> {
         let reconcile = self.plan.reconciles.get(stream)?;
         let last = self.history.as_ref().map_or(Ok(None), |history| history.last_compared(stream));
         let last = last.unwrap_or_else(|error| {
             tracing::warn!(%error, stream, "it is not known when places were last compared");
             None
         });
-        reconcile.is_due(stream, last.unwrap_or(self.started), now).then_some(reconcile.repair)
+        reconcile.after_pass(stream, last.unwrap_or(self.started), now)
     }
 
     /// Streams that began together have ended.

@@ -25,7 +25,7 @@ pub(super) async fn late(
     let position = table.position()?.map(|position| position.watermark);
     let plan = sync::plan_from(stream, position, context.budget).await?;
     let (Some(cursor), Some(known_to)) = (plan.cursor, plan.known_to) else { return Ok(late) };
-    let source = Side::source(context, stream).await?.open().await?;
+    let source = Side::source(context, stream, look.only.as_ref()).await?.open().await?;
     for picker in source.drain(|| Picker::new(look, found), progress).await? {
         for batch in &picker.rows {
             let Some(times) = batch.column_by_name(&cursor).and_then(micros) else { return Ok(late) };

@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use super::Keys;
 use super::digest::{Sum, bucket_of};
 use super::rows::{Columns, Encoder, Marks};
+use super::sample::Range;
 use super::side::Drain;
 use crate::error::Result;
 
@@ -17,6 +18,8 @@ pub(super) struct Look {
     /// Which buckets.
     pub(super) buckets: Arc<Vec<bool>>,
     pub(super) marks: Marks,
+    /// The rows that are looked at, where that is a sample.
+    pub(super) only: Option<Range>,
 }
 
 impl Look {

@@ -19,6 +19,7 @@ mod late;
 mod look;
 mod repair;
 mod rows;
+mod sample;
 mod side;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use self::digest::Digest;
 use self::look::{Found, Look};
 use self::rows::{Columns, Marks};
+use self::sample::Range;
 use self::side::Side;
 use crate::connectors;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,6 +68,8 @@ pub struct Options {
     pub repair: bool,
     /// Tell so many of the keys that differ.
     pub keys: usize,
+    /// Look at about so many rows whose keys lie together, somewhere by chance, and not at all of them.
+    pub sample: Option<u64>,
 }
 
 /// What a comparison found.
@@ -77,6 +81,9 @@ pub struct Outcome {
     pub pair: Pair,
     /// The lake's snapshot that was compared.
     pub snapshot: i64,
+    /// Whether a sample was looked at, and not all rows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sample: bool,
     /// Rows in the first place and in the second.
     pub rows: [u64; 2],
     /// Keys that the first has and the second lacks.
@@ -142,13 +149,21 @@ async fn compare_places(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let mut table = lake_table(context, stream).await?;
-    let mut places = Places::of(context, stream, pair, &table).await?;
+    let only = match options.sample {
+        None => None,
+        Some(rows) => {
+            let at = table.current().expect("a table that is compared has a snapshot");
+            Range::draw(&table, at, rows).await?
+        }
+    };
+    let mut places = Places::of(context, stream, pair, &table, only.as_ref()).await?;
     let marks = Marks::new();
     let (columns, digests) = places.digests(&table.key(), &marks, progress).await?;
     let mut outcome = Outcome {
         stream: stream.name.clone(),
         pair,
         snapshot: places.snapshot,
+        sample: only.is_some(),
         rows: digests.each_ref().map(Digest::rows),
         missing: 0,
         surplus: 0,
@@ -163,7 +178,7 @@ async fn compare_places(
     let (buckets, complete) = digests[0].differing(&digests[1], context.budget.query_bytes() as u64);
     outcome.complete = complete;
     if !buckets.is_empty() {
-        let look = Look { columns, buckets: Arc::new(buckets), marks };
+        let look = Look { columns, buckets: Arc::new(buckets), marks, only };
         let mut found = places.look(&look, progress).await?;
         places.check(stream).await?;
         if pair == Pair::SourceLake && (options.settle || options.repair) && !found.is_empty() {
@@ -171,7 +186,7 @@ async fn compare_places(
             drop(places);
             sync::extract(context, stream, progress).await?;
             table = lake_table(context, stream).await?;
-            places = Places::of(context, stream, pair, &table).await?;
+            places = Places::of(context, stream, pair, &table, look.only.as_ref()).await?;
             outcome.snapshot = places.snapshot;
             found.keep_those_in(&places.look(&look, progress).await?);
         }
@@ -223,22 +238,30 @@ struct Places {
 }
 
 impl Places {
-    async fn of(context: &Context, stream: &Stream, pair: Pair, table: &LakeTable) -> Result<Self> {
+    async fn of(
+        context: &Context,
+        stream: &Stream,
+        pair: Pair,
+        table: &LakeTable,
+        only: Option<&Range>,
+    ) -> Result<Self> {
         match pair {
             Pair::SourceLake => {
                 let snapshot = table.current().expect("a table with a position has a snapshot");
-                let lake = Side::lake(context, table, snapshot);
-                let sides = [Side::source(context, stream).await?, lake];
+                let lake = Side::lake(context, table, snapshot, only);
+                let sides = [Side::source(context, stream, only).await?, lake];
                 Ok(Self { sides, snapshot: snapshot.0, shown: None })
             }
             Pair::LakeTarget => {
-                let shared = Side::shared(context, stream, table).await?;
+                let shared = Side::shared(context, stream, table, only).await?;
                 let wanted = shared.as_ref().map(|(_, shown)| &shown.wanted);
-                let (target, applied) = Side::target(context, stream, table, wanted).await?;
+                let (target, applied) = Side::target(context, stream, table, wanted, only).await?;
                 let snapshot = applied.snapshot;
                 let (lake, shown) = match shared {
                     Some((side, all)) => (side, (TURN.to_owned(), all.turn.from)),
-                    None => (Side::lake(context, table, snapshot), (stream.name.clone(), Some(applied))),
+                    None => {
+                        (Side::lake(context, table, snapshot, only), (stream.name.clone(), Some(applied)))
+                    }
                 };
                 Ok(Self { sides: [lake, target], snapshot: snapshot.0, shown: Some(shown) })
             }

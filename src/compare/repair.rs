@@ -40,7 +40,7 @@ pub(super) async fn lake(
             .with("table", table.id())
             .hint("a pass with `--change full` finds and commits every difference"));
     }
-    let source = Side::source(context, stream).await?.open().await?;
+    let source = Side::source(context, stream, look.only.as_ref()).await?.open().await?;
     let picked = source.drain(|| Picker::new(look, found), progress).await?;
     let mut writer = table.writer(context.budget)?.unsorted();
     let mut seen = HashSet::new();
@@ -99,12 +99,13 @@ pub(super) async fn target(
         Error::new(ErrorKind::Conflict, "the target is no longer loaded by this stream")
             .with("table", &to.table)
     })?;
-    let shared = Side::shared(context, stream, table).await?;
+    let only = look.only.as_ref();
+    let shared = Side::shared(context, stream, table, only).await?;
     let (side, wanted, turn) = match shared {
         Some((side, shown)) => (side, shown.wanted, Some(shown.turn)),
         None => {
             let wanted = sync::target_table(stream, to, &table.columns(), &table.key());
-            (Side::lake(context, table, applied.snapshot), wanted, None)
+            (Side::lake(context, table, applied.snapshot, only), wanted, None)
         }
     };
     let rows = side.open().await?;

@@ -8,6 +8,8 @@ use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use tokio::task::JoinSet;
 
+use super::sample::Range;
+use crate::connection::Connection;
 use crate::connectors;
 use crate::connectors::sql::DELETED_AT;
 use crate::delta::SnapshotId;
@@ -24,6 +26,7 @@ pub(super) enum Side {
         context: Box<Context>,
         table: Box<LakeTable>,
         at: SnapshotId,
+        only: Option<Range>,
     },
     /// The lake tables of all streams that share a target, each as the target shows it, put together.
     Shared {
@@ -45,8 +48,9 @@ pub(super) trait Drain: Send + 'static {
 
 impl Side {
     /// A snapshot.
-    pub(super) fn lake(context: &Context, table: &LakeTable, at: SnapshotId) -> Self {
-        Self::Lake { context: Box::new(context.clone()), table: Box::new(table.clone()), at }
+    pub(super) fn lake(context: &Context, table: &LakeTable, at: SnapshotId, only: Option<&Range>) -> Self {
+        let table = Box::new(table.clone());
+        Self::Lake { context: Box::new(context.clone()), table, at, only: only.cloned() }
     }
 
     /// What the lake has for the stream's target, if others feed it too.
@@ -54,20 +58,21 @@ impl Side {
         context: &Context,
         stream: &Stream,
         table: &LakeTable,
+        only: Option<&Range>,
     ) -> Result<Option<(Self, SharedShown)>> {
         let (Some(shared), Some(to)) = (&stream.shared, &stream.target) else { return Ok(None) };
         let target = connectors::target(&to.connection)?;
         let shown = sync::shared_as_shown(context, stream, shared, (&*target, to), table).await?;
-        let rows = Box::new(shown.rows.clone());
+        let rows = Box::new(BySource { only: only.map(Range::expr), ..shown.rows.clone() });
         Ok(Some((Self::Shared { context: Box::new(context.clone()), rows }, shown)))
     }
 
     /// All rows of the stream's source.
-    pub(super) async fn source(context: &Context, stream: &Stream) -> Result<Self> {
+    pub(super) async fn source(context: &Context, stream: &Stream, only: Option<&Range>) -> Result<Self> {
         let source = connectors::source(&stream.source)?;
         let description = source.table(&stream.source_table).await?;
         let request = sync::read_request(stream, &description, context.budget)?;
-        Ok(Self::of(source, request, false))
+        Self::of(source, &stream.source, request, false, only)
     }
 
     /// All rows of the stream's target, and what they are to show. `wanted` is the table where
@@ -77,6 +82,7 @@ impl Side {
         stream: &Stream,
         table: &LakeTable,
         wanted: Option<&TargetTable>,
+        only: Option<&Range>,
     ) -> Result<(Self, Applied)> {
         let to = stream.target.as_ref().ok_or_else(|| {
             Error::new(ErrorKind::Config, "the stream has no target to compare the lake with")
@@ -109,12 +115,23 @@ impl Side {
         };
         settings.primary_key = key;
         let request = sync::read_request(&reversed, &described, context.budget)?;
-        Ok((Self::of(source, request, deletes == Deletes::Ignore), shown))
+        let side = Self::of(source, &to.connection, request, deletes == Deletes::Ignore, only)?;
+        Ok((side, shown))
     }
 
-    fn of(source: Arc<dyn Source>, request: ReadRequest, keeps_deleted: bool) -> Self {
-        let request = ReadRequest { change: ChangeDetection::Full, cursor: None, from: None, ..request };
-        Self::Database { source, request: Box::new(request), keeps_deleted }
+    fn of(
+        source: Arc<dyn Source>,
+        connection: &Connection,
+        request: ReadRequest,
+        keeps_deleted: bool,
+        only: Option<&Range>,
+    ) -> Result<Self> {
+        let mut request = ReadRequest { change: ChangeDetection::Full, cursor: None, from: None, ..request };
+        if let Some(only) = only {
+            let dialect = connectors::connector(connection)?.dialect;
+            request.filter = Some(only.beside(dialect, request.filter.as_deref()));
+        }
+        Ok(Self::Database { source, request: Box::new(request), keeps_deleted })
     }
 
     /// Whether rows stay here that are deleted elsewhere.
@@ -125,10 +142,13 @@ impl Side {
     /// Starts to read all of it.
     pub(super) async fn open(&self) -> Result<Open> {
         match self {
-            Self::Lake { context, table, at } => {
+            Self::Lake { context, table, at, only } => {
                 let runtime = merge::runtime(context.budget, context.lake.stores())?;
                 let session = SessionContext::new_with_config_rt(merge::config(), runtime);
-                let rows = session.read_table(table.provider(Some(*at)).await?)?;
+                let mut rows = session.read_table(table.provider(Some(*at)).await?)?;
+                if let Some(only) = only {
+                    rows = rows.filter(only.expr())?;
+                }
                 let schema = Arc::new(rows.schema().as_arrow().clone());
                 let streams = rows.execute_stream_partitioned().await?;
                 let streams = streams.into_iter().map(|rows| rows.map_err(Error::from).boxed()).collect();

@@ -1,6 +1,7 @@
 //! What the file says of comparisons that `frazil serve` makes: `every 24h`, or a map.
 
 use std::fmt;
+use std::num::NonZero;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
@@ -21,6 +22,9 @@ struct Settings {
     /// Whether the lake is made like the source, and the target like the lake, where they differ. `true`, if
     /// nothing is said.
     repair: Option<bool>,
+    /// About how many rows are compared after each pass, in one place of the key by chance: 1000. With no
+    /// `schedule`, nothing else is. The key has to begin with a whole number or a date.
+    sample: Option<NonZero<u64>>,
 }
 
 /// When a stream's places are compared: five fields of cron, `every 24h`, or a map.
@@ -30,14 +34,15 @@ pub struct ReconcileEntry(Settings);
 impl ReconcileEntry {
     /// What it comes to.
     pub(super) fn reconcile(&self) -> Result<Reconcile> {
-        let Settings { schedule: when, repair } = self.0.clone();
+        let Settings { schedule: when, repair, sample } = self.0.clone();
         let schedule = schedule(&StreamEntry { schedule: when, ..StreamEntry::default() })?;
-        if matches!(schedule.cadence, Cadence::Never) {
+        let schedule = Some(schedule).filter(|schedule| !matches!(schedule.cadence, Cadence::Never));
+        if schedule.is_none() && sample.is_none() {
             return Err(Error::new(ErrorKind::Config, "`reconcile` does not say when").hint(
                 "write `reconcile: every 24h`, or `reconcile: { schedule: \"0 3 * * *\", repair: false }`",
             ));
         }
-        Ok(Reconcile { schedule, repair: repair.unwrap_or(true) })
+        Ok(Reconcile { schedule, sample: sample.map(NonZero::get), repair: repair.unwrap_or(true) })
     }
 }
 
@@ -54,7 +59,7 @@ impl<'de> Deserialize<'de> for ReconcileEntry {
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ReconcileEntry, E> {
                 let schedule = ScheduleEntry::deserialize(StrDeserializer::new(text))?;
-                Ok(ReconcileEntry(Settings { schedule: Some(schedule), repair: None }))
+                Ok(ReconcileEntry(Settings { schedule: Some(schedule), ..Settings::default() }))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ReconcileEntry, A::Error> {

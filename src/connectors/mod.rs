@@ -9,6 +9,7 @@ pub mod sqlite;
 
 use std::sync::Arc;
 
+use self::sql::Dialect;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
@@ -21,6 +22,8 @@ pub struct Connector {
     pub name: &'static str,
     /// The URL schemes that mean it.
     pub schemes: &'static [&'static str],
+    /// How its SQL is written.
+    pub dialect: &'static Dialect,
     /// Makes a source; connects when first used.
     pub source: fn(&Connection) -> Result<Arc<dyn Source>>,
     /// Makes a target; connects when first used.

@@ -44,7 +44,7 @@ with good as (
     select *, read_whole = 0 and verdict in ('done', 'nothing_to_do') as incremental,
         read_whole = 1 and verdict in ('done', 'nothing_to_do') as whole
     from passes
-    where verb <> 'compare' and (?1 = '[]' or stream in (select value from json_each(?1))) and (?2 is null or started_at >= ?2)
+    where verb not in ('compare', 'sample') and (?1 = '[]' or stream in (select value from json_each(?1))) and (?2 is null or started_at >= ?2)
 )
 select stream, count(*) as passes, sum(verdict in ('failed', 'conflict')) as failed,
     coalesce(sum(rows_extracted), 0) as rows,

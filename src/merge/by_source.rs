@@ -37,6 +37,8 @@ pub struct BySource {
     pub columns: Vec<SharedColumn>,
     /// The key's columns.
     pub key: Vec<String>,
+    /// Only these of their rows, by a condition on the key.
+    pub only: Option<Expr>,
 }
 
 /// A column that comes out.
@@ -66,7 +68,7 @@ impl BySource {
         let session = session(false, runtime);
         let mut keys: Option<DataFrame> = None;
         for side in &self.sides {
-            let more = self.keys(session.read_table(side.clone())?)?;
+            let more = self.keys(self.side(&session, side)?)?;
             keys = Some(match keys {
                 None => more,
                 Some(keys) => keys.union(more)?,
@@ -74,6 +76,14 @@ impl BySource {
         }
         let keys = keys.ok_or_else(|| Error::new(ErrorKind::Internal, "a table of no sources"))?;
         Ok(self.rows_of(&session, keys)?.execute_stream().await?)
+    }
+
+    fn side(&self, session: &SessionContext, side: &Arc<dyn TableProvider>) -> DFResult<DataFrame> {
+        let rows = session.read_table(side.clone())?;
+        match &self.only {
+            Some(only) => rows.filter(only.clone()),
+            None => Ok(rows),
+        }
     }
 
     fn keys(&self, rows: DataFrame) -> DFResult<DataFrame> {
@@ -95,7 +105,7 @@ impl BySource {
             }
             let theirs: Vec<String> = (0..self.key.len()).map(|place| format!("_s{at}_k{place}")).collect();
             let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
-            let side = session.read_table(side.clone())?.select(exprs)?;
+            let side = self.side(session, side)?.select(exprs)?;
             rows = rows.join(side, JoinType::Left, &ours, &theirs, None)?;
         }
         let mut columns = Vec::new();
@@ -201,6 +211,7 @@ mod tests {
                 column("orders", DataType::Int32, &[1]),
             ],
             key: vec!["Id".to_owned()],
+            only: None,
         }
     }
 

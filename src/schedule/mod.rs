@@ -24,5 +24,5 @@ mod tests;
 
 pub use blackout::Blackout;
 pub use cadence::{Cadence, CatchUp, Past, Priority, Schedule, cron, time_zone};
-pub use reconcile::Reconcile;
+pub use reconcile::{Proof, Reconcile};
 pub use scheduler::{Ended, Job, Outcome, Place, Scheduler, Share, State, StreamState};

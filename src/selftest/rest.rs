@@ -8,7 +8,7 @@ use super::values::Dialect;
 use super::world::{MOST_WRONG, PATIENTLY, USUAL, World, open_target};
 use crate::error::Result;
 use crate::table::TableId;
-use crate::target::IS_CURRENT;
+use crate::target::{IS_CURRENT, MADE};
 
 /// After this many tries something does not come to rest.
 const TRIES: u64 = 3;
@@ -17,6 +17,7 @@ impl World<'_> {
     /// All is let come to rest: a clean run, and source, lake and target hold the same.
     pub(super) async fn rest(&mut self) -> Result<()> {
         self.end_open().await?;
+        self.owner_widens().await?;
         self.report.settled += 1;
         for attempt in 1..=TRIES {
             let patiently = if self.way == Way::Log { &PATIENTLY[..] } else { &[] };
@@ -60,7 +61,9 @@ impl World<'_> {
     async fn lose_records(&mut self) -> Result<()> {
         self.report.count("records lost in the target");
         let target = open_target(&self.settings).await?;
-        target.run(&format!("DELETE FROM {}", target.name("frazil_applied"))).await?;
+        // Who made a table is not to be found out again: a table of somebody else's is never altered.
+        let lost = format!("DELETE FROM {} WHERE stream <> '{MADE}'", target.name("frazil_applied"));
+        target.run(&lost).await?;
         let mut running = self.start(0, &["state", "repair"], &Trouble::None)?;
         running.wait().await?;
         self.ended(&mut running, false)?;

@@ -10,7 +10,7 @@ use super::moves::{Reshape, Transaction, create};
 use super::passes::{Ended, Passes, Possible, Running, Trouble};
 use super::place::{MACHINES, Way, configure, make_folder, stream_name, target_schema};
 use super::report::Report;
-use super::values::Dialect;
+use super::values::{Dialect, Kind};
 use super::{ROUNDS_TO_REST, Settings, Weather};
 use crate::error::Result;
 use crate::table::TableId;
@@ -162,7 +162,27 @@ impl<'a> World<'a> {
         self.changes.one_in(ROUNDS_TO_REST) || rounds > 2 * ROUNDS_TO_REST
     }
 
+    /// The owner of a target table that we may not alter widens what was widened in the source.
+    pub(super) async fn owner_widens(&self) -> Result<()> {
+        let target = open_target(&self.settings).await?;
+        let dialect = target.dialect();
+        let theirs =
+            self.tables.iter().filter(|table| table.spec.name == PICKY && dialect != Dialect::Sqlite);
+        for table in theirs {
+            for (at, column) in table.now.columns.iter().enumerate().skip(table.spec.key) {
+                if matches!(column.kind, Kind::Long | Kind::Wide) {
+                    let widen = Reshape::Widen(at, column.kind);
+                    let widen = widen.statement(&table.now, dialect, &target.name(PICKY));
+                    // The target may not have it yet.
+                    let _ = target.run(&widen).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn pass(&mut self, verb: &'static str, trouble: &Trouble, meanwhile: usize) -> Result<()> {
+        self.owner_widens().await?;
         self.report.count(&self.name(trouble));
         if let Trouble::Workers { killed } = trouble {
             return self.serve(*killed, meanwhile).await;

@@ -197,7 +197,7 @@ impl Plan {
             field: column.field.clone(),
             from: column.from.iter().filter_map(|at| places.get(at).copied()).collect(),
         });
-        BySource { sides, columns: columns.collect(), key: self.key.clone() }
+        BySource { sides, columns: columns.collect(), key: self.key.clone(), only: None }
     }
 
     /// What the turn's row says once this is loaded: no other load leaves the same.

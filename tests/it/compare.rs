@@ -129,6 +129,46 @@ async fn a_target_that_somebody_changed_is_set_right() {
     compared(&pipeline, &[], 0);
 }
 
+/// What is wrong everywhere is found anywhere; only the range that was drawn is read, and only that is set right.
+#[tokio::test]
+async fn a_sample_is_a_range_of_keys() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "sampled").await;
+    seed_orders(&source, 5000).await;
+    source.run("create table words (word text primary key); insert into words values ('one')").await;
+    let streams = [
+        "public.orders: { change: id, cursor: id, mode: merge, where: 'customer > 0 or id = 1 -- all' }",
+        "public.words: { change: full }",
+    ];
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &streams);
+    pipeline.ok(&["run"]);
+    let orders = ["--select", "public.orders", "--sample", "500"];
+    for outcome in compared(&pipeline, &orders, 0) {
+        let rows: Vec<u64> = serde_json::from_value(outcome["rows"].clone()).unwrap();
+        assert!(outcome["sample"] == true && counts(&outcome) == (0, 0, 0), "{outcome}");
+        assert!(rows[0] == rows[1] && (300..=700).contains(&rows[0]), "{outcome}");
+    }
+    source
+        .run("delete from orders where id % 50 = 7; update orders set note = 'quietly' where id % 50 = 8")
+        .await;
+    target.run("update orders set amount = -1 where id % 50 = 9").await;
+    let between = ["--select", "public.orders", "--between", "source,lake"];
+    let found = |more: &[&str]| counts(&compared(&pipeline, &[&between[..], more].concat(), 1)[0]);
+    let (_, surplus, different) = found(&[]);
+    let all = surplus + different;
+    assert!(all > 190, "{all}");
+    let (missing, surplus, different) = found(&["--sample", "500"]);
+    assert!(missing == 0 && (5..=15).contains(&surplus) && (5..=15).contains(&different));
+    let repaired = compared(&pipeline, &[&orders[..], &["--repair"]].concat(), 0);
+    let repaired: Vec<u64> = repaired.iter().map(|outcome| outcome["repaired"].as_u64().unwrap()).collect();
+    assert!(repaired.iter().all(|keys| (5..=30).contains(keys)), "{repaired:?}");
+    let (missing, surplus, different) = found(&[]);
+    assert_eq!((missing, surplus + different + repaired[0]), (0, all));
+    let ran = pipeline.run(&["compare", "--select", "public.words", "--sample", "10"]);
+    assert!(ran.code != Some(0) && ran.stderr.contains("a whole number or a date"), "{ran:?}");
+    assert_eq!(pipeline.run(&["compare", "--sample", "0"]).code, Some(2));
+}
+
 #[tokio::test]
 async fn deleted_rows_that_a_target_keeps_are_no_difference() {
     let Some(pg) = fixture::postgres().await else { return };

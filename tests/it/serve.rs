@@ -200,13 +200,19 @@ fn places_are_compared_when_their_time_has_come() {
     let served = Served::new(&[
         "a: { cursor: id, change: id, mode: merge, schedule: every 1s, reconcile: every 1s }",
         "b: { cursor: id, change: id, mode: merge, schedule: every 1s, reconcile: { schedule: every 1s, repair: false } }",
+        "c: { cursor: id, change: id, mode: merge, schedule: every 1s, reconcile: { sample: 100 } }",
     ]);
-    served
-        .shop("insert into a values (2, 'two'), (3, 'three'); insert into b values (2, 'two'), (3, 'three')");
+    served.shop("create table c (id integer primary key, v text); insert into c values (1, 'one')");
+    for table in ["a", "b", "c"] {
+        served.shop(&format!("insert into {table} values (2, 'two'), (3, 'three')"));
+    }
     let server = served.start();
-    served.until("a first pass of both", || served.rows("a") == 3 && served.rows("b") == 3);
-    served.shop("delete from a where id = 2; delete from b where id = 2");
+    served.until("a first pass of all", || ["a", "b", "c"].iter().all(|table| served.rows(table) == 3));
+    for table in ["a", "b", "c"] {
+        served.shop(&format!("delete from {table} where id = 2"));
+    }
     served.until("a comparison that repairs", || served.rows("a") == 2);
+    served.until("a sample that repairs", || served.rows("c") == 2);
     let compared = |stream: &str, verdict: &str| {
         let passes = served.pipeline.json(&["history", "--stream", stream, "--limit", "1000"]);
         let compared = passes.iter().filter(|pass| pass["verb"] == "compare" && pass["verdict"] == verdict);
@@ -215,6 +221,10 @@ fn places_are_compared_when_their_time_has_come() {
     served.until("a comparison that tells", || compared("b", "failed") == Some(1));
     assert_eq!(server.stop(), Some(0), "{}", served.log());
     assert_eq!((served.rows("b"), compared("a", "done")), (3, Some(1)), "{}", served.log());
+    assert_eq!(compared("c", "done"), None, "a sample is no proof of the whole table");
+    let samples = served.pipeline.json(&["history", "--stream", "c", "--limit", "1000"]);
+    let found = samples.iter().filter(|pass| pass["verb"] == "sample" && pass["differences"] == 1);
+    assert_eq!(found.count(), 1, "{samples:?}");
     // They are no passes: nothing of them is tried again.
     assert_eq!(served.pipeline.run(&["run", "--failed", "--exit-code"]).code, Some(4));
 }
@@ -233,6 +243,7 @@ fn what_can_never_be_kept_is_refused_with_its_place() {
         (vec!["a: { after: c, schedule: every 1m }"], "which is no stream"),
         (vec!["a: { schedule: every 1m, reconcile: { repair: true } }"], "does not say when"),
         (vec!["a: { schedule: every 1m, reconcile: nightly }"], "not a cron expression"),
+        (vec!["a: { schedule: every 1m, reconcile: { sample: 0 } }"], "sample"),
         (vec!["a: {}"], "no stream says when it runs"),
     ] {
         let served = Served::new(&streams);

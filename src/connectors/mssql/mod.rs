@@ -1,6 +1,7 @@
 //! SQL Server and Azure SQL, as a source and as a target.
 
 use super::Connector;
+use super::sql::MSSQL;
 
 mod arrange;
 mod beside;
@@ -37,5 +38,10 @@ mod wanted;
 mod window;
 
 /// The line in `CONNECTORS`.
-pub(super) const CONNECTOR: Connector =
-    Connector { name: "mssql", schemes: &["mssql", "sqlserver"], source: source::open, target: target::open };
+pub(super) const CONNECTOR: Connector = Connector {
+    name: "mssql",
+    schemes: &["mssql", "sqlserver"],
+    dialect: &MSSQL,
+    source: source::open,
+    target: target::open,
+};

@@ -1,6 +1,7 @@
 //! MySQL and MariaDB, as a source and as a target.
 
 use super::Connector;
+use super::sql::MYSQL;
 
 mod beside;
 mod choose;
@@ -31,5 +32,10 @@ mod types;
 mod window;
 
 /// The line in `CONNECTORS`.
-pub(super) const CONNECTOR: Connector =
-    Connector { name: "mysql", schemes: &["mysql", "mariadb"], source: source::open, target: target::open };
+pub(super) const CONNECTOR: Connector = Connector {
+    name: "mysql",
+    schemes: &["mysql", "mariadb"],
+    dialect: &MYSQL,
+    source: source::open,
+    target: target::open,
+};

@@ -1,6 +1,7 @@
 //! Postgres as a source and as a target.
 
 use super::Connector;
+use super::sql::POSTGRES;
 
 mod beside;
 mod catalog;
@@ -38,6 +39,7 @@ mod window;
 pub(super) const CONNECTOR: Connector = Connector {
     name: "postgres",
     schemes: &["postgres", "postgresql"],
+    dialect: &POSTGRES,
     source: source::open,
     target: target::open,
 };

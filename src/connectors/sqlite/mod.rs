@@ -25,7 +25,13 @@ mod window;
 mod write;
 
 use super::Connector;
+use super::sql::SQLITE;
 
 /// The line in `CONNECTORS`.
-pub(super) const CONNECTOR: Connector =
-    Connector { name: "sqlite", schemes: &["sqlite"], source: source::open, target: target::open };
+pub(super) const CONNECTOR: Connector = Connector {
+    name: "sqlite",
+    schemes: &["sqlite"],
+    dialect: &SQLITE,
+    source: source::open,
+    target: target::open,
+};
