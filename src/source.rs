@@ -264,8 +264,8 @@ pub enum ChangeDetection {
     Rowversion,
     /// Change Tracking of SQL Server; sees deletes.
     Tracking,
-    /// The database's own log: logical replication of Postgres, the binlog of MariaDB, the change tables of
-    /// SQL Server's Change Data Capture; sees deletes.
+    /// The database's own log: logical replication of Postgres, the binlog of MySQL and MariaDB, the change
+    /// tables of SQL Server's Change Data Capture; sees deletes.
     Log,
     /// The history of a system-versioned table of SQL Server; sees deletes.
     Temporal,

@@ -118,11 +118,13 @@ impl<'a> Pass<'a> {
         request.reader = reader(&context.lake, stream);
 
         let key = request.key.clone();
-        if let Some(OnGap::Fail) = request.from.as_ref().map(|_| stream.settings.on_gap) {
+        let stops_at_gap = request.from.is_some() && stream.settings.on_gap == OnGap::Fail;
+        if stops_at_gap {
             // Asked before anything is opened: that may make things on the source.
             check_gap(stream, position.as_ref(), &source.plan(&request).await?)?;
         }
         let reading = source.open(request).await?;
+        stops_at_gap.then(|| check_gap(stream, position.as_ref(), reading.plan())).transpose()?;
         let plan = reading.plan().clone();
         let spec = lake_table_plan(stream, description, &plan)?;
         let mode = spec.mode;

@@ -5,7 +5,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Position;
 use crate::source::{ChangeDetection, Extent, ReadPlan};
 
-/// Stops where the source cannot go on from the position. An unfinished first read loses nothing.
+/// Stops where the source cannot go on from the position. An unfinished first read loses nothing. To be asked
+/// of the plan and of the reading: some servers notice only while they look for the position in their log.
 pub(super) fn check_gap(stream: &Stream, position: Option<&Position>, plan: &ReadPlan) -> Result<()> {
     let goes_on = plan.continues || plan.change == ChangeDetection::Full || plan.extent != Extent::Whole;
     if goes_on || position.is_none_or(|at| at.unfinished) {

@@ -31,7 +31,8 @@ pub(crate) use azurite::{Azurite, azurite};
 pub(crate) use gcs::{Gcs, gcs};
 pub(crate) use judge::{Store, judge, judge_by, judge_by_three, judge_in};
 pub(crate) use mariadb::{
-    MariaDatabase, MariaDb, PASSWORD as MARIADB_PASSWORD, mariadb, mariadb_apart, mariadb_in_new_york,
+    MariaDatabase, MariaDb, PASSWORD as MARIADB_PASSWORD, mariadb, mariadb_apart, mariadb_for_xa,
+    mariadb_in_new_york, mariadb_pair,
 };
 pub(crate) use nanio::{Nanio, nanio};
 pub(crate) use pipeline::{Pipeline, Ran, ran};

@@ -16,13 +16,19 @@ const NOBODY: &str = "sqlite://nobody.db";
 pub(crate) struct Log {
     pub(crate) source: MariaDatabase,
     pub(crate) pipeline: Pipeline,
+    /// Where the stream reads, if not at the source itself.
+    through: Option<String>,
 }
 
 /// A pipeline that ends in the lake.
 fn to_lake(source: &MariaDatabase, streams: &[&str]) -> Pipeline {
+    by_url(source, &source.url(), streams)
+}
+
+fn by_url(source: &MariaDatabase, url: &str, streams: &[&str]) -> Pipeline {
     let streams: Vec<_> = streams.iter().map(|stream| format!("{}.{stream}", source.name())).collect();
     let streams: Vec<_> = streams.iter().map(String::as_str).collect();
-    Pipeline::new(&source.url(), NOBODY, &streams)
+    Pipeline::new(url, NOBODY, &streams)
 }
 
 impl Log {
@@ -30,7 +36,21 @@ impl Log {
         let source = server.database(name).await;
         source.run(schema).await;
         let pipeline = to_lake(&source, streams);
-        Self { source, pipeline }
+        Self { source, pipeline, through: None }
+    }
+
+    /// The same for a source that is read in another way than it is written.
+    pub(crate) async fn through(source: MariaDatabase, url: String, schema: &str, streams: &[&str]) -> Self {
+        source.run(schema).await;
+        let pipeline = by_url(&source, &url, streams);
+        Self { source, pipeline, through: Some(url) }
+    }
+
+    /// Goes on with another source that has the same tables; returns the one before.
+    pub(crate) fn move_to(&mut self, source: MariaDatabase, streams: &[&str]) -> MariaDatabase {
+        let before = std::mem::replace(&mut self.source, source);
+        self.set(streams);
+        before
     }
 
     /// The same lake with other settings of its streams.
@@ -38,7 +58,8 @@ impl Log {
         let streams: Vec<_> =
             streams.iter().map(|stream| format!("{}.{stream}", self.source.name())).collect();
         let streams: Vec<_> = streams.iter().map(String::as_str).collect();
-        self.pipeline.rewrite(&self.source.url(), NOBODY, &BTreeMap::new(), &streams);
+        let url = self.through.clone().unwrap_or_else(|| self.source.url());
+        self.pipeline.rewrite(&url, NOBODY, &BTreeMap::new(), &streams);
     }
 
     /// Reads, and compares what is in the lake then.
@@ -270,6 +291,37 @@ async fn what_the_log_does_not_say_is_read_from_the_table() {
     assert_eq!(extent(&changed), "log", "{changed}");
 }
 
+/// A table that refers to itself, and two that refer to each other: the log names no other table then.
+#[tokio::test]
+async fn a_foreign_key_may_lead_back_to_its_table() {
+    let Some(server) = fixture::mariadb().await else { return };
+    let schema =
+        "CREATE TABLE t (id int PRIMARY KEY, up int, FOREIGN KEY (up) REFERENCES t (id) ON DELETE CASCADE);
+         INSERT INTO t VALUES (1, null), (2, 1), (3, 2), (4, null);
+         CREATE TABLE a (id int PRIMARY KEY, b int);
+         CREATE TABLE b (id int PRIMARY KEY, a int, FOREIGN KEY (a) REFERENCES a (id) ON DELETE CASCADE);
+         ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b (id) ON DELETE CASCADE;
+         INSERT INTO a VALUES (1, null);
+         INSERT INTO b VALUES (1, 1);
+         INSERT INTO a VALUES (2, 1)";
+    let streams = ["t: { change: log }", "a: { change: log }"];
+    let log = Log::new(&server, "log_circle", schema, &streams).await;
+    log.pipeline.ok(&["sync"]);
+    log.source.run("DELETE FROM t WHERE id = 1;\nDELETE FROM a WHERE id = 1").await;
+    for report in &log.pipeline.json(&["sync"]) {
+        let why = "a foreign key may have changed rows";
+        assert!(extent(report) == "whole" && noted(report, why), "{report}");
+    }
+    log.assert_same("t");
+    log.assert_same("a");
+    // Nothing leads on from rows that come, or from what is no key.
+    log.source.run("INSERT INTO t VALUES (5, 4);\nUPDATE t SET up = null WHERE id = 5").await;
+    for report in &log.pipeline.json(&["sync"]) {
+        assert_eq!(extent(report), "log", "{report}");
+    }
+    log.assert_same("t");
+}
+
 #[tokio::test]
 async fn a_first_read_that_was_killed_goes_on_and_shows_what_was() {
     let Some(server) = fixture::mariadb().await else { return };
@@ -327,14 +379,21 @@ async fn what_is_missing_is_said_with_what_helps() {
         let ran = poor.run(&["check"]);
         ran.stdout + &ran.stderr
     };
+    let suggested = || {
+        let ran = poor.ok(&["setup", "--dry-run"]);
+        ran.stdout + &ran.stderr
+    };
     let (checked, ran) = (check(), poor.run(&["sync"]));
+    assert!(suggested().contains("GRANT BINLOG MONITOR"), "{}", suggested());
     assert!(checked.contains("GRANT BINLOG MONITOR"), "{checked}");
     assert!(ran.stderr.contains("GRANT BINLOG MONITOR"), "{ran:?}");
     admin.query_drop(format!("GRANT BINLOG MONITOR ON *.* TO '{user}'@'%'")).await.unwrap();
     let (checked, ran) = (check(), poor.run(&["sync"]));
+    assert!(suggested().contains("GRANT REPLICATION SLAVE"), "{}", suggested());
     assert!(checked.contains("GRANT REPLICATION SLAVE"), "{checked}");
     assert!(ran.code != Some(0) && ran.stderr.contains("GRANT REPLICATION SLAVE"), "{ran:?}");
     admin.query_drop(format!("GRANT REPLICATION SLAVE ON *.* TO '{user}'@'%'")).await.unwrap();
+    assert!(!suggested().contains("GRANT"), "{}", suggested());
     poor.ok(&["sync"]);
     admin.query_drop(format!("DROP USER '{user}'@'%'")).await.unwrap();
 }

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 
 use crate::fixture::{self, MariaDatabase};
+use crate::imitation::Imitation;
 use crate::mysql_log::{Log, extent};
 use crate::postgres_log_model::Dice;
 
@@ -56,7 +58,7 @@ async fn write(source: &MariaDatabase, seed: u64, stop: Arc<AtomicBool>) -> u64 
             }
         }
         done += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     done
 }
@@ -64,16 +66,35 @@ async fn write(source: &MariaDatabase, seed: u64, stop: Arc<AtomicBool>) -> u64 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_doubled_while_others_write_and_it_is_killed() {
     let Some(server) = fixture::mariadb().await else { return };
-    let schema = format!(
+    let log = Log::new(&server, "log_model", &schema(), STREAMS).await;
+    nothing_is_lost(log).await;
+}
+
+/// The same with a server that says of a snapshot no more than a MySQL does, and as late as one may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_where_the_server_does_not_say_what_a_snapshot_shows() {
+    let Some(server) = fixture::mariadb().await else { return };
+    let source = server.database("gtids_model").await;
+    let mysql = Imitation::of(&source, 3, Duration::from_millis(60));
+    let url = mysql.url(&source);
+    nothing_is_lost(Log::through(source, url, &schema(), STREAMS).await).await;
+}
+
+const STREAMS: &[&str] = &["accounts: { change: log }", "parts: { change: log, portion: 512KiB }"];
+
+fn schema() -> String {
+    format!(
         "CREATE TABLE accounts (id bigint PRIMARY KEY, home int, amount bigint NOT NULL, note text, INDEX (home));
          INSERT INTO accounts SELECT seq + 1, seq, 100, repeat('n', 500) FROM seq_0_to_{};
          CREATE TABLE parts (id bigint PRIMARY KEY, v int NOT NULL, filler text);
          INSERT INTO parts SELECT seq, 0, repeat('x', 200) FROM seq_1_to_20000;
          ANALYZE TABLE accounts, parts",
         ACCOUNTS - 1
-    );
-    let streams = ["accounts: { change: log }", "parts: { change: log, portion: 512KiB }"];
-    let log = Arc::new(Log::new(&server, "log_model", &schema, &streams).await);
+    )
+}
+
+async fn nothing_is_lost(log: Log) {
+    let log = Arc::new(log);
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = [11, 23]
         .map(|seed| {

@@ -199,6 +199,7 @@ fn speaks_of_names_only(code: u16) -> bool {
                 | 1213
                 | 1226
                 | 1227
+                | 1236
                 | 1251
                 | 1290
                 | 1317

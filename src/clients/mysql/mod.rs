@@ -7,4 +7,4 @@ mod session;
 
 pub(crate) use connect::connect;
 pub(crate) use error::number;
-pub(crate) use session::{Server, Session, integer, literal, text};
+pub(crate) use session::{LogFrom, Server, Session, integer, literal, text};

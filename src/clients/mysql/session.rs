@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Params, Row, Value};
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Params, Row, Sid, Value};
 
 use crate::error::Result;
 
@@ -25,6 +25,16 @@ pub(crate) struct Server {
     pub(crate) version: (u16, u16),
     /// The URL's database.
     pub(crate) database: Option<String>,
+}
+
+/// From where on a binlog is wanted.
+pub(crate) enum LogFrom<'a> {
+    /// An offset in a file.
+    Place { file: &'a str, offset: u64 },
+    /// MySQL: all transactions but these.
+    Without(Vec<Sid<'static>>),
+    /// MariaDB: those after the last one of each domain.
+    After(&'a str),
 }
 
 impl Server {
@@ -70,17 +80,29 @@ impl Session {
         Ok(self.affected_rows())
     }
 
-    /// Turns the session into the server's binlog from a place on, as far as it goes now. The server takes
-    /// us for a replica of this number, and hangs up on an older one that has the same.
-    pub(crate) async fn binlog(mut self, number: u32, file: &str, offset: u64) -> Result<BinlogStream> {
-        if self.server.mariadb {
-            // Otherwise a server takes us for one that does not know its newer events, and leaves them out.
-            self.run("SET @mariadb_slave_capability = 4").await?;
-        }
-        let request = BinlogStreamRequest::new(number)
-            .with_filename(file.as_bytes())
-            .with_pos(offset)
-            .with_non_blocking();
+    /// Turns the session into the server's binlog, as far as it goes now. The server takes us for a replica
+    /// of this number, and hangs up on an older one that has the same.
+    pub(crate) async fn binlog(mut self, number: u32, from: LogFrom<'_>) -> Result<BinlogStream> {
+        // Otherwise MariaDB takes us for one that does not know its newer events, and leaves them out.
+        // MySQL would say of each event that it leaves out where it was; once in a while is enough.
+        self.run(if self.server.mariadb {
+            "SET @mariadb_slave_capability = 4"
+        } else {
+            "SET @master_heartbeat_period = 1000000000, @source_heartbeat_period = 1000000000"
+        })
+        .await?;
+        let request = BinlogStreamRequest::new(number).with_non_blocking();
+        let request = match from {
+            LogFrom::Place { file, offset } => request.with_filename(file.as_bytes()).with_pos(offset),
+            LogFrom::Without(sids) => request.with_gtid().with_gtid_set(sids),
+            LogFrom::After(last) => {
+                // In the strict mode the server refuses to go on from a transaction that it does not have,
+                // also where it has later ones.
+                let state = literal(last);
+                self.run(&format!("SET @slave_connect_state = {state}, @slave_gtid_strict_mode = 1")).await?;
+                request
+            }
+        };
         let conn = self.conn.take().expect("there until it is dropped");
         Ok(conn.get_binlog_stream(request).await?)
     }

@@ -132,6 +132,10 @@ mod tests {
         let text = r#"{"v":1,"kind":"log","file":"binlog.000001","offset":"2448","begun":1763722800,"server":4294967295,"seen":"1763722900","parts":true,"columns":["`id` int"]}"#;
         let stored = Stored::read(&crate::delta::Watermark::new(text)).unwrap();
         assert_eq!(stored.write().as_str(), text);
+        let numbered = text.replace(r#""begun""#, r#""gtids":"0-1-100,5-2-7","begun""#);
+        let with = Stored::read(&crate::delta::Watermark::new(&numbered)).unwrap();
+        assert_eq!(with.write().as_str(), numbered);
+        assert_ne!(with, stored);
         let first = Position::FirstReadByKey {
             then: Box::new(stored.position),
             layout: String::new(),

@@ -112,13 +112,18 @@ impl Source for MysqlSource {
     }
 
     async fn arrange(&self, request: &ReadRequest, goal: Goal) -> Result<Arrangement> {
-        if request.change != ChangeDetection::Trigger {
+        if !matches!(request.change, ChangeDetection::Trigger | ChangeDetection::Log) {
             let change = request.change.name();
             return Ok(Arrangement::nothing(format!("`change: {change}` needs nothing of ours here")));
         }
         let mut session = self.session().await?;
         let relation = discover::one(&mut session, &request.table).await?;
-        let arranged = triggers::arrange(&mut session, &relation, request, goal).await;
+        let arranged = match request.change {
+            ChangeDetection::Log => {
+                log::arrange(&self.connection, &mut session, &relation, request, goal).await
+            }
+            _ => triggers::arrange(&mut session, &relation, request, goal).await,
+        };
         let arranged = arranged.map_err(|error| self.of(request, error))?;
         self.rest(session);
         Ok(arranged)

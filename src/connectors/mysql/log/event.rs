@@ -1,10 +1,15 @@
 //! Events of the binlog, as far as they matter here.
 //!
-//! Both the events that MySQL and MariaDB share and MariaDB's own: transactions by GTID (162), and the
-//! compressed forms of statements and rows (165 to 171), which come unpacked.
+//! Both the events that MySQL and MariaDB share, and those of one of them: MariaDB's transactions by GTID
+//! (162) and the compressed forms of its statements and rows (165 to 171), which come unpacked; MySQL's
+//! transactions (33, 34), rows of which parts are logged (39) and transactions that are prepared (38).
+
+use uuid::Uuid;
 
 use super::compressed::unpacked;
-use super::rows::{Images, Kind, TableMap};
+use super::gtid::{Gtid, Source};
+use super::rows::{Images, Kind, TableMap, table_id};
+use super::xid;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What an event says.
@@ -12,20 +17,33 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) enum Event<'a> {
     /// Another file follows, from here on.
     Rotate { file: &'a str, offset: u64 },
-    /// A transaction begins.
-    Begin { xa: Option<Xa<'a>> },
+    /// A transaction of MariaDB begins.
+    Begin { number: Number, xa: Option<Xa<'a>> },
+    /// One of MySQL begins; it may have no number.
+    Numbered(Option<Gtid>),
+    /// The transaction is prepared, under a name, and not committed yet.
+    Prepared(Vec<u8>),
     /// A statement in words.
     Statement { database: &'a str, sql: Vec<u8> },
     /// The rows that follow are those of a table.
     Table(TableMap<'a>),
     /// Rows that changed.
     Rows(Images<'a>),
+    /// Rows of a table changed, of which the log has parts of values only.
+    Parts { table: u64 },
     /// A file was loaded by a statement.
     Load,
     /// The server lost something.
     Incident,
     /// Nothing that concerns us.
     Other,
+}
+
+/// MariaDB's number of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number {
+    pub(super) domain: u32,
+    pub(super) sequence: u64,
 }
 
 /// Part of a transaction that is prepared first and completed later.
@@ -44,6 +62,17 @@ const BEGIN_LOAD: u8 = 17;
 const EXECUTE_LOAD: u8 = 18;
 const TABLE_MAP: u8 = 19;
 const INCIDENT: u8 = 26;
+const HEARTBEAT: u8 = 27;
+const GTID: u8 = 33;
+const ANONYMOUS_GTID: u8 = 34;
+const PREVIOUS_GTIDS: u8 = 35;
+const XA_PREPARE: u8 = 38;
+const PARTIAL_UPDATE_ROWS: u8 = 39;
+/// A whole transaction of MySQL, compressed.
+pub(super) const PAYLOAD: u8 = 40;
+const HEARTBEAT_V2: u8 = 41;
+/// A transaction whose number has a tag.
+pub(super) const TAGGED_GTID: u8 = 42;
 const MARIADB_GTID: u8 = 162;
 const QUERY_COMPRESSED: u8 = 165;
 
@@ -80,7 +109,16 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Event<'_>> {
             let (offset, file) = body.split_first_chunk().ok_or_else(corrupt)?;
             Event::Rotate { file: text(file)?, offset: u64::from_le_bytes(*offset) }
         }
-        MARIADB_GTID => Event::Begin { xa: xa(body).ok_or_else(corrupt)? },
+        MARIADB_GTID => {
+            Event::Begin { number: number(body).ok_or_else(corrupt)?, xa: xa(body).ok_or_else(corrupt)? }
+        }
+        GTID => Event::Numbered(Some(gtid(body).ok_or_else(corrupt)?)),
+        ANONYMOUS_GTID => Event::Numbered(None),
+        XA_PREPARE => match xid::prepared(body).ok_or_else(corrupt)? {
+            Some(name) => Event::Prepared(name),
+            None => Event::Other,
+        },
+        PARTIAL_UPDATE_ROWS => Event::Parts { table: table_id(body).ok_or_else(corrupt)? },
         QUERY | QUERY_COMPRESSED => {
             let (database, sql) = statement(body).ok_or_else(corrupt)?;
             let sql = if kind == QUERY { sql.to_vec() } else { unpacked(sql)? };
@@ -91,6 +129,36 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Event<'_>> {
         INCIDENT => Event::Incident,
         _ => Event::Other,
     })
+}
+
+/// Whether an event may be inside of a compressed transaction: neither what begins one nor what the server
+/// says of its files.
+pub(super) fn may_be_inside(kind: u8) -> bool {
+    !matches!(
+        kind,
+        ROTATE
+            | FORMAT
+            | INCIDENT
+            | HEARTBEAT
+            | PREVIOUS_GTIDS
+            | HEARTBEAT_V2
+            | PAYLOAD
+            | GTID
+            | ANONYMOUS_GTID
+            | TAGGED_GTID
+    )
+}
+
+/// Flags, the UUID of who counts, the number.
+fn gtid(body: &[u8]) -> Option<Gtid> {
+    let server = Uuid::from_bytes(*body.get(1..)?.first_chunk()?);
+    let number = u64::from_le_bytes(*body.get(17..)?.first_chunk()?);
+    Some(Gtid { source: Source { server, tag: String::new() }, number })
+}
+
+fn number(body: &[u8]) -> Option<Number> {
+    let sequence = u64::from_le_bytes(*body.first_chunk()?);
+    Some(Number { domain: u32::from_le_bytes(*body.get(8..)?.first_chunk()?), sequence })
 }
 
 /// Number, domain, flags, the number of its group, and the name of a distributed transaction.
@@ -133,7 +201,7 @@ mod tests {
         body.push(PREPARED_XA | 4);
         body.extend([1, 0, 0, 0, 2, 1, b'a', b'b', b'c']);
         let begin = |body: &[u8]| match read(MARIADB_GTID, body).unwrap() {
-            Event::Begin { xa } => xa.map(|xa| (xa.name.to_vec(), xa.prepared)),
+            Event::Begin { xa, .. } => xa.map(|xa| (xa.name.to_vec(), xa.prepared)),
             other => panic!("{other:?}"),
         };
         let name = vec![1, 0, 0, 0, 2, 1, b'a', b'b', b'c'];
@@ -145,6 +213,37 @@ mod tests {
         assert_eq!(begin(&body), Some((name, false)));
         assert_eq!(begin(&[0; 19]), None);
         assert!(read(MARIADB_GTID, &[0; 3]).is_err());
+    }
+
+    #[test]
+    fn transactions_have_numbers() {
+        let mut body = vec![1];
+        body.extend(0x3e11_fa47_71ca_11e1_9e33_c80a_a942_9562_u128.to_be_bytes());
+        body.extend(1_000_000_007_u64.to_le_bytes());
+        // How they depend on each other, and when they were committed.
+        body.extend([2; 40]);
+        let server = "3e11fa47-71ca-11e1-9e33-c80aa9429562".parse().unwrap();
+        let gtid = Gtid { source: Source { server, tag: String::new() }, number: 1_000_000_007 };
+        assert_eq!(read(GTID, &body).unwrap(), Event::Numbered(Some(gtid)));
+        assert_eq!(read(ANONYMOUS_GTID, &body).unwrap(), Event::Numbered(None));
+        assert!(read(GTID, &body[..24]).is_err());
+
+        let mut body = 77_u64.to_le_bytes().to_vec();
+        body.extend([5, 0, 0, 0, 0]);
+        body.extend([0; 6]);
+        let number = Number { domain: 5, sequence: 77 };
+        assert_eq!(read(MARIADB_GTID, &body).unwrap(), Event::Begin { number, xa: None });
+    }
+
+    #[test]
+    fn what_is_prepared_and_what_is_in_parts_is_told() {
+        let body = [0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'x'];
+        assert_eq!(read(XA_PREPARE, &body).unwrap(), Event::Prepared(vec![1, 0, 0, 0, 1, 0, b'x']));
+        let committed = [1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'x'];
+        assert_eq!(read(XA_PREPARE, &committed).unwrap(), Event::Other);
+        assert!(read(XA_PREPARE, &body[..13]).is_err());
+        let body = [7, 1, 0, 0, 0, 0, 1, 0, 2, 0];
+        assert_eq!(read(PARTIAL_UPDATE_ROWS, &body).unwrap(), Event::Parts { table: 263 });
     }
 
     #[test]

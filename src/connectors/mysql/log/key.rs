@@ -128,6 +128,15 @@ impl Key {
     }
 }
 
+#[cfg(test)]
+impl Key {
+    /// The first column, an `int`.
+    pub(super) fn first_int() -> Self {
+        let of = KeyType::Int { unsigned: false };
+        Self { columns: vec![KeyColumn { name: "`id`".to_owned(), of, in_table: 0, in_rows: 0 }] }
+    }
+}
+
 fn column(relation: &Relation, request: &ReadRequest, name: &str) -> Result<KeyColumn> {
     let there = relation.named(name)?;
     let change = request.change.name();

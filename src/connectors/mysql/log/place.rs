@@ -1,7 +1,8 @@
 //! Places in the binlog, as the lake keeps them.
 //!
 //! A file and an offset mean something in one log only, and a log that was reset names its files anew. So
-//! a place says when its file was begun, and by which server.
+//! a place says when its file was begun, and by which server. Where another server goes on with the same
+//! transactions, their numbers (GTIDs) are what both have in common.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +11,14 @@ use crate::connectors::sql::Number;
 /// How far the log was followed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in super::super) struct Place {
-    /// Where: everything before it is in the lake.
+    /// MariaDB: where; everything before it is in the lake. MySQL: how far the log was read, which is
+    /// farther than what the lake is sure to have; by it the log is known again.
     #[serde(flatten)]
     pub(super) at: At,
+    /// The transactions that are in the lake: MariaDB's last one of each domain, MySQL's set. Older
+    /// positions of MariaDB have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) gtids: Option<String>,
     /// When its file was begun, in seconds since 1970.
     pub(super) begun: u32,
     /// The server that wrote it.
@@ -47,6 +53,11 @@ impl At {
     pub(super) fn reaches(&self, other: &Self) -> bool {
         (number(&self.file), self.offset.0) >= (number(&other.file), other.offset.0)
     }
+
+    /// Whether its file was begun after the other's.
+    pub(super) fn is_in_later_file(&self, other: &Self) -> bool {
+        number(&self.file) > number(&other.file)
+    }
 }
 
 /// The files of a log are numbered: `binlog.000042`.
@@ -70,6 +81,9 @@ mod tests {
         assert!(at("binlog.000002", 4).reaches(&at("binlog.000001", 900)));
         assert!(at("binlog.1000000", 4).reaches(&at("binlog.999999", 900)));
         assert!(at("binlog.000002", 9).reaches(&at("binlog.000002", 9)));
+        let (later, earlier) = (at("binlog.1000000", 4), at("binlog.999999", 900));
+        assert!(later.is_in_later_file(&earlier) && !earlier.is_in_later_file(&later));
+        assert!(!later.is_in_later_file(&later));
         assert!(!at("binlog.000002", 8).reaches(&at("binlog.000002", 9)));
     }
 }

@@ -174,7 +174,8 @@ fn bit(bits: &[u8], at: usize) -> bool {
     bits.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
 }
 
-fn table_id(body: &[u8]) -> Option<u64> {
+/// The number that a table has in the statement under way.
+pub(super) fn table_id(body: &[u8]) -> Option<u64> {
     let [a, b, c, d, e, f] = *body.first_chunk()?;
     Some(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
 }

@@ -10,14 +10,16 @@ use super::super::position::{Position, Stored};
 use super::super::read::MysqlReading;
 use super::super::rows::{Pool, Shape};
 use super::super::window::{self, MADE_ANEW, OTHER_SETTINGS};
-use super::dump::{Dump, Origin};
+use super::about::{self, About};
+use super::domains::Domains;
+use super::dump::{Dump, From, Origin};
+use super::gtid::GtidSet;
 use super::key::Key;
-use super::needs::{self, About};
 use super::place::{At, Place};
 use super::reread::{ByKeys, Changed, by_keys};
-use super::scan::{Scanned, Watched, scan};
-use super::snapshot;
-use crate::clients::mysql::{Session, integer, text};
+use super::scan::{Next, Numbers, Scanned, Watched, scan};
+use super::snapshot::{self, Moment};
+use crate::clients::mysql::{Session, integer, literal, text};
 use crate::connection::Connection;
 use crate::connectors::sql::{Changes, Number, SMALLEST_RANGE_BYTES, Select};
 use crate::delta::Watermark;
@@ -53,6 +55,9 @@ enum Begin {
     After(Box<(Place, Dump, Origin)>),
 }
 
+/// A log that a place is in, or why there is none.
+type Found = Result<(Dump, Origin), String>;
+
 /// Opens a pass. It leaves a session in `idle` when it is done.
 pub(in super::super) async fn open(
     connection: &Connection,
@@ -76,6 +81,10 @@ pub(in super::super) async fn open(
                     sessions: Arc::new(Mutex::new(vec![session])),
                     idle: Arc::clone(idle),
                 }));
+            }
+            Followed::Gap(why) => {
+                opening.notes.push(not_used(&why));
+                begin = Begin::Nothing;
             }
             Followed::Unknown(why) => {
                 opening.notes.push(format!("the whole table is read and compared: {why}"));
@@ -110,8 +119,13 @@ pub(in super::super) async fn plan(
 /// What comes of reading the log.
 enum Followed {
     /// Keys that changed, where the next pass begins, and when the first change was.
-    To(Changes, Place, Option<DateTime<Utc>>),
+    To(Changes, Box<Place>, Option<DateTime<Utc>>),
     Unknown(String),
+    Gap(String),
+}
+
+fn not_used(why: &str) -> String {
+    format!("the stored position is not used: {why}; the whole table is read")
 }
 
 impl<'a> Opening<'a> {
@@ -121,7 +135,7 @@ impl<'a> Opening<'a> {
         request: &'a ReadRequest,
     ) -> Result<Self> {
         let relation = discover::one(session, &request.table).await?;
-        let about = needs::look(session, &relation).await?;
+        let about = about::look(session, &relation).await?;
         about.check(&relation, request)?;
         let key = Key::of(&relation, request)?;
         let (select, shape) = window::select(&relation, request)?;
@@ -136,7 +150,7 @@ impl<'a> Opening<'a> {
             Err(why) => Err(why.to_owned()),
         };
         Ok(found.unwrap_or_else(|why| {
-            self.notes.push(format!("the stored position is not used: {why}; the whole table is read"));
+            self.notes.push(not_used(&why));
             Begin::Nothing
         }))
     }
@@ -157,16 +171,58 @@ impl<'a> Opening<'a> {
             }
             _ => return Ok(Err("it does not come from the log".to_owned())),
         };
+        let (dump, origin) = match self.found(session, &place).await? {
+            Ok(found) => found,
+            Err(gap) => return Ok(Err(gap)),
+        };
+        Ok(Ok(match after {
+            Some(after) => Begin::FirstRead(Box::new((Place { parts: true, ..place }, after))),
+            None => Begin::After(Box::new((place, dump, origin))),
+        }))
+    }
+
+    /// Finds the log that a place is in: the one that it was in, or that of another server which has the
+    /// same transactions.
+    async fn found(&self, session: &mut Session, place: &Place) -> Result<Found> {
+        let known = if self.about.mariadb { None } else { place.gtids.as_deref().and_then(GtidSet::parse) };
+        if !self.about.mariadb {
+            let Some(known) = &known else { return Ok(Err("it is none of a MySQL".to_owned())) };
+            if !known.is_within(&self.about.executed) {
+                return Ok(Err(
+                    "the server lacks transactions that were read: it lost them, or it is another \
+                               server that is behind"
+                        .to_owned(),
+                ));
+            }
+            if !self.about.purged.is_within(known) {
+                return Ok(Err(
+                    "the server has dropped the log of transactions that were not read".to_owned()
+                ));
+            }
+        }
+        let gap = match self.same_log(session, place, known.as_ref()).await? {
+            Ok(found) => return Ok(Ok(found)),
+            Err(gap) => gap,
+        };
+        // On the same server the numbers may have begun anew with the log.
+        if self.about.server == place.server {
+            return Ok(Err(gap));
+        }
+        match (&known, &place.gtids) {
+            (Some(known), _) => self.opened(From::Without(known)).await,
+            (None, Some(last)) if Domains::parse(last).is_some() => self.opened(From::After(last)).await,
+            _ => Ok(Err(gap)),
+        }
+    }
+
+    /// Finds the file that a place is in, if it is the same one.
+    async fn same_log(&self, session: &mut Session, place: &Place, known: Option<&GtidSet>) -> Result<Found> {
         if let Some(gap) = gone(session, &place.at).await? {
             return Ok(Err(gap));
         }
-        let mut dump = match Dump::open(self.connection, self.request, &place.at).await? {
-            Ok(dump) => dump,
-            Err(gap) => return Ok(Err(gap)),
-        };
-        let origin = match dump.origin().await? {
-            Ok(origin) => origin,
-            Err(gap) => return Ok(Err(gap)),
+        let (dump, origin) = match self.opened(From::Place(&place.at)).await? {
+            Ok(found) => found,
+            gap => return Ok(gap),
         };
         if origin != (Origin { begun: place.begun, server: place.server }) {
             return Ok(Err(format!(
@@ -174,10 +230,25 @@ impl<'a> Opening<'a> {
                 place.at.file
             )));
         }
-        Ok(Ok(match after {
-            Some(after) => Begin::FirstRead(Box::new((Place { parts: true, ..place }, after))),
-            None => Begin::After(Box::new((place, dump, origin))),
-        }))
+        let Some(known) = known else { return Ok(Ok((dump, origin))) };
+        let (by_number, its_origin) = match self.opened(From::Without(known)).await? {
+            Ok(found) => found,
+            gap => return Ok(gap),
+        };
+        // Where the server begins in a later file, all before that has numbers that are known, or none: it
+        // would pass over transactions of a time when `gtid_mode` was off.
+        if by_number.at.is_in_later_file(&place.at) {
+            return self.opened(From::Place(&place.at)).await;
+        }
+        Ok(Ok((by_number, its_origin)))
+    }
+
+    async fn opened(&self, from: From<'_>) -> Result<Found> {
+        let mut dump = match Dump::open(self.connection, self.request, from).await? {
+            Ok(dump) => dump,
+            Err(gap) => return Ok(Err(gap)),
+        };
+        Ok(dump.origin().await?.map(|origin| (dump, origin)))
     }
 
     /// Reads the log from a place as far as a new snapshot.
@@ -188,41 +259,62 @@ impl<'a> Opening<'a> {
         dump: &mut Dump,
         origin: Origin,
     ) -> Result<Followed> {
-        let now = columns(&self.relation);
         if let Some(why) = altered(&place.columns, &self.relation) {
             return Ok(Followed::Unknown(why));
         }
-        let until = snapshot::begin(session).await?;
+        let Moment { at: until, shown } = snapshot::begin(session).await?;
+        let kept = place.gtids.as_deref();
+        let numbers = match shown {
+            None => Numbers::Last(kept.and_then(Domains::parse)),
+            Some(shown) => Numbers::Sets { known: kept.and_then(GtidSet::parse).unwrap_or_default(), shown },
+        };
         let watched = Watched {
             relation: &self.relation,
             key: &self.key,
-            cascades: self.about.cascades,
+            cascades: &self.about.cascades,
             any_case: self.about.any_case,
         };
         let most_bytes = self.shape.batch_bytes * HELD_BATCHES;
-        Ok(match scan(dump, origin, &until, &watched, most_bytes).await? {
-            Scanned::Keys { changes, next, origin, oldest } => {
-                let next = Place { parts: false, ..self.place(next, origin, now) };
-                Followed::To(changes, next, oldest.and_then(|at| self.about.by_our_clock(at)))
+        Ok(match scan(dump, origin, &until, numbers, &watched, most_bytes).await? {
+            Scanned::Keys { changes, mut next, oldest } => {
+                if next.gtids.is_none() {
+                    next.gtids = numbered(session, &next.at).await?;
+                }
+                let next = self.place(next);
+                Followed::To(changes, Box::new(next), oldest.and_then(|at| self.about.by_our_clock(at)))
             }
             Scanned::Unknown(why) => Followed::Unknown(why),
+            Scanned::Gap(why) => Followed::Gap(why),
         })
     }
 
-    fn place(&self, at: At, origin: Origin, columns: Vec<String>) -> Place {
+    fn place(&self, Next { at, origin, gtids }: Next) -> Place {
         let Origin { begun, server } = origin;
-        Place { at, begun, server, seen: Number(self.about.asked), parts: false, columns }
+        let seen = Number(self.about.asked);
+        Place { at, gtids, begun, server, seen, parts: false, columns: columns(&self.relation) }
     }
 
     /// The watermark after a pass. One without changes that is not worth a commit keeps what is there.
     fn resume(&self, place: &Place, next: &Place, idle: bool) -> Watermark {
         let fresh = next.seen.0 - place.seen.0 < HEARTBEAT
             && next.at.file == place.at.file
+            && next.gtids.is_some() == place.gtids.is_some()
             && next.at.offset() - place.at.offset().min(next.at.offset()) < HEARTBEAT_BYTES;
         match &self.request.from {
             Some(from) if idle && !place.parts && place.columns == next.columns && fresh => from.clone(),
             _ => Stored::new(None, Position::Log(next.clone())).write(),
         }
+    }
+
+    /// Whether the table is still what it was when the pass began to look at it. An ALTER that comes later
+    /// than the snapshot is noticed by the server.
+    async fn check_same(&self, session: &mut Session) -> Result<()> {
+        let now = discover::one(session, &self.request.table).await?;
+        if columns(&now) == columns(&self.relation) && now.layout == self.relation.layout {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Transient, "the table was altered just before it was to be read")
+            .hint("the next pass reads it as it is now"))
     }
 
     /// Prepares to read the table as it is at one place of the log.
@@ -236,7 +328,8 @@ impl<'a> Opening<'a> {
         let in_ranges = Keyset::of(&self.relation, &self.request.key).is_some()
             && self.relation.bytes.is_some_and(|bytes| bytes > SMALLEST_RANGE_BYTES);
         let count = if in_ranges { self.request.parallel.max(1) } else { 1 };
-        let (mut sessions, at) = snapshot::several(self.connection, session, count).await?;
+        let (mut sessions, moment) = snapshot::several(self.connection, session, count).await?;
+        self.check_same(&mut sessions[0]).await?;
         let after = match begin {
             Begin::FirstRead(first) => {
                 let (then, after) = *first;
@@ -244,11 +337,18 @@ impl<'a> Opening<'a> {
             }
             _ => None,
         };
-        self.notes.push(format!("the table is read as it was at {at} of the log"));
+        let Moment { at, shown } = moment;
+        self.notes.push(match shown {
+            None => format!("the table is read as it was at {at} of the log"),
+            Some(_) => format!("the table is read as it was at a place of the log before {at}"),
+        });
         let gone = |why: String| Error::new(ErrorKind::Transient, why);
-        let mut dump = Dump::open(self.connection, self.request, &at).await?.map_err(gone)?;
-        let origin = dump.origin().await?.map_err(gone)?;
-        let place = self.place(at, origin, columns(&self.relation));
+        let (_, origin) = self.opened(From::Place(&at)).await?.map_err(gone)?;
+        let gtids = match shown {
+            None => numbered(&mut sessions[0], &at).await?,
+            Some(shown) => Some(shown.to_string()),
+        };
+        let place = self.place(Next { at, origin, gtids });
         let Self { request, relation, notes, .. } = self;
         let resumed = after.is_some();
         let mut prepared = window::whole(&mut sessions[0], &relation, request, notes, after).await?;
@@ -258,6 +358,17 @@ impl<'a> Opening<'a> {
         }
         Ok(Box::new(MysqlReading::in_snapshot(self.connection, sessions, prepared, idle)))
     }
+}
+
+/// The last transaction of each domain before a place of MariaDB's log. `None`: it does not say.
+async fn numbered(session: &mut Session, at: &At) -> Result<Option<String>> {
+    if !session.server().mariadb {
+        return Ok(None);
+    }
+    let rows =
+        session.rows(&format!("SELECT BINLOG_GTID_POS({}, {})", literal(&at.file), at.offset())).await?;
+    let last = rows.first().and_then(|row| Domains::parse(&text(row, 0)));
+    Ok(last.filter(|last| *last != Domains::default()).map(|last| last.to_string()))
 }
 
 /// Why the log from a place on cannot be had any more.

@@ -51,7 +51,7 @@ async fn problems(session: &mut Session, relation: &Relation, request: &ReadRequ
         find(
             ErrorKind::Config,
             message,
-            "use `change: log` (MariaDB) or `change: full`, or let the application change the rows and the key be RESTRICT",
+            "use `change: log` or `change: full`, or let the application change the rows and the key be RESTRICT",
         );
     }
     if request.filter.is_some() {
