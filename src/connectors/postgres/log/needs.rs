@@ -3,8 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::discover::Relation;
-use super::publication;
-use super::slot;
+use super::{publication, replica, slot};
 use crate::clients::postgres::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Finding, ReadRequest, Severity};
@@ -123,9 +122,9 @@ impl About {
         if server.version < OLDEST {
             let hint = "use `change: timestamp` or `change: full`".to_owned();
             find(ErrorKind::Unsupported, "reading the log needs Postgres 14 or later", hint);
-        } else if server.standby {
+        } else if server.standby && server.version < replica::OLDEST {
             let hint = "connect to the primary, or use `change: timestamp`".to_owned();
-            find(ErrorKind::Unsupported, "the log of a replica is not read", hint);
+            find(ErrorKind::Unsupported, "reading the log of a replica needs Postgres 16 or later", hint);
         }
         if self.wal_level != "logical" {
             let message =
@@ -259,16 +258,25 @@ pub(in super::super) async fn findings(
         None => {
             let there = publication::look(session, &own, relation).await?;
             let missing = matches!(there, publication::Published::Missing | publication::Published::Without);
-            (missing && !about.may_publish).then(|| Finding {
-                severity: Severity::Error,
-                message: "the user may not make a publication of the table".to_owned(),
-                remedy: Some(format!(
-                    "let the table's owner run `{statement}`, and set `publication: {own}`"
-                )),
-            })
+            if missing && session.server().standby {
+                Some(Finding::from(&replica::missing_publication(&statement)))
+            } else if missing && !about.may_publish {
+                Some(Finding {
+                    severity: Severity::Error,
+                    message: "the user may not make a publication of the table".to_owned(),
+                    remedy: Some(format!(
+                        "let the table's owner run `{statement}`, and set `publication: {own}`"
+                    )),
+                })
+            } else {
+                None
+            }
         }
     };
     findings.extend(publication);
+    if session.server().standby {
+        findings.extend(replica::findings(session).await?);
+    }
     if about.identity != b'f' {
         findings.push(Finding {
             severity: Severity::Note,

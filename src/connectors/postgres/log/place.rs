@@ -11,8 +11,8 @@
 use chrono::DateTime;
 
 use super::super::discover;
+use super::end;
 use super::lsn::Lsn;
-use super::peek;
 use crate::clients::postgres::Session;
 use crate::delta::LogPlace;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,8 +27,8 @@ pub(in super::super) async fn end_of_log(session: &Session) -> Result<LogPlace> 
     let unknown = || Error::new(ErrorKind::Transient, "the server does not say what time it is");
     let time = time.ok_or_else(unknown)?;
     let server = discover::cluster(session).await;
-    let written = peek::end_of_written(session).await?;
-    peek::end_of_log(session, Some(written)).await?;
+    let written = end::end_of_written(session).await?;
+    end::end_of_log(session, Some(written)).await?;
     Ok(LogPlace { server, at: written.to_string(), time })
 }
 
