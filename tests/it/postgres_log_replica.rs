@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::fixture::{self, Database, Pipeline, Postgres, Replica};
-use crate::postgres_log_model::{DROP_SLOTS, Dice};
+use crate::postgres_log_model::{DROP_SLOTS, Dice, write};
 use crate::sync::{assert_same, two_databases};
 
 const T: &str = "select * from t";
@@ -252,20 +252,13 @@ const TABLES: i64 = 6;
 const ROWS: i64 = 200;
 
 /// Amounts move between two rows of a table, and the transaction stays open between them.
-async fn write(source: &Database, seed: u64, stop: Arc<AtomicBool>) -> u64 {
-    let (client, mut dice, mut done) = (source.client().await, Dice(seed), 0);
-    while !stop.load(Ordering::Relaxed) {
-        let (table, row, amount) = (dice.roll(TABLES), dice.roll(ROWS), dice.roll(50));
-        let pause = dice.roll(300);
-        let sql = format!(
-            "begin; update t{table} set amount = amount - {amount} where id = {row};
-             select pg_sleep({pause} / 1000.0);
-             update t{table} set amount = amount + {amount} where id = {row} + {ROWS}; commit"
-        );
-        client.batch_execute(&sql).await.unwrap();
-        done += 1;
-    }
-    done
+fn transaction(dice: &mut Dice) -> String {
+    let (table, row, amount, pause) = (dice.roll(TABLES), dice.roll(ROWS), dice.roll(50), dice.roll(300));
+    format!(
+        "begin; update t{table} set amount = amount - {amount} where id = {row};
+         select pg_sleep({pause} / 1000.0);
+         update t{table} set amount = amount + {amount} where id = {row} + {ROWS}; commit"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,7 +284,7 @@ async fn transactions_that_are_open_at_the_first_read_arrive() {
     source.run("create publication everything for all tables with (publish_via_partition_root = true)").await;
     replica.url(&source).await;
     let streams: Vec<String> = (0..TABLES)
-        .map(|table| format!("public.t{table}: {{ change: log, publication: everything }}"))
+        .map(|table| format!("public.t{table}: {{ change: log, publication: everything, group: open }}"))
         .collect();
     let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
     let pipeline = Pipeline::new(&there.url(), &target.url(), &streams);
@@ -299,7 +292,7 @@ async fn transactions_that_are_open_at_the_first_read_arrive() {
     let writers: Vec<_> = (1..=6)
         .map(|seed| {
             let (source, stop) = (source.clone(), stop.clone());
-            tokio::spawn(async move { write(&source, seed * 31, stop).await })
+            tokio::spawn(async move { write(&source, transaction, seed * 31, Duration::ZERO, stop).await })
         })
         .collect();
     let first = first_run(&pipeline, &source).await;
@@ -316,6 +309,7 @@ async fn transactions_that_are_open_at_the_first_read_arrive() {
     replica.url(&source).await;
     for report in run(&pipeline, &["run"]).await {
         assert_eq!(report["extract"]["extent"], "log", "{report}");
+        assert!(report["checkpoint"]["checkpoint"].is_u64(), "{report}");
     }
     for table in 0..TABLES {
         assert_same(&source, &target, &format!("select * from t{table}")).await;
