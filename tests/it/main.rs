@@ -26,6 +26,7 @@ mod foreign_tables;
 mod format_v3;
 mod given_tables;
 mod groups;
+mod groups_places;
 mod java_table;
 mod lake_catalog;
 mod lake_commit;
