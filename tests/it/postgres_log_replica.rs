@@ -103,8 +103,21 @@ async fn promote(there: &Database) {
 
 /// Lets the replica say what it needs, so that nothing that it reads is taken away.
 async fn give_feedback(there: &Database) {
-    there.run("alter system set hot_standby_feedback = on").await;
+    set(there, "hot_standby_feedback", "on").await;
+}
+
+/// Changes a setting of a server.
+async fn set(there: &Database, name: &str, value: &str) {
+    there.run(&format!("alter system set {name} = '{}'", value.replace('\'', "''"))).await;
     there.run("select pg_reload_conf()").await;
+}
+
+/// Lets the replica stay where it is.
+async fn follow_nobody(there: &Database) {
+    set(there, "primary_conninfo", "").await;
+    while there.text("select count(*) from pg_stat_wal_receiver").await != "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A database, and a replica of its server.
@@ -197,11 +210,7 @@ async fn another_replica_that_was_promoted_is_another_server() {
     other.url(&source).await;
     elsewhere.run(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
     telling.end().await;
-    elsewhere.run("alter system set primary_conninfo = ''").await;
-    elsewhere.run("select pg_reload_conf()").await;
-    while elsewhere.text("select count(*) from pg_stat_wal_receiver").await != "0" {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    follow_nobody(&elsewhere).await;
     source.run("insert into t values (2000, 'the other one never had it')").await;
     replica.url(&source).await;
     assert_eq!(extent(&run(&pipeline, &["run"]).await), "log");
@@ -245,6 +254,32 @@ async fn a_slot_that_the_primary_took_the_rows_from_is_a_gap() {
     replica.url(&source).await;
     assert_eq!(extent(&run(&pipeline, &["run"]).await), "log");
     assert_same(&source, &target, T).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_has_replayed_nothing_yet_does_not_know_what_is_there() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let Some((origin, target, primary)) = replicated(&pg, "nothing_yet").await else { return };
+    // Nobody else writes there.
+    let source = primary.database(&origin);
+    promote(&source).await;
+    source.run("create table late (id int primary key, updated_at timestamptz not null default now())").await;
+    set(&source, "autovacuum", "off").await;
+    source.run("checkpoint").await;
+    let Some(replica) = primary.of_this(&pg) else { return };
+    replica.url(&source).await;
+    let there = replica.database(&source);
+    let followed = there.text("show primary_conninfo").await;
+    follow_nobody(&there).await;
+    assert_eq!(there.text("select pg_last_xact_replay_timestamp()").await, "∅");
+    source.run("insert into late values (1)").await;
+    let stream = "public.late: { change: timestamp, cursor: updated_at }";
+    let pipeline = Pipeline::new(&there.url(), &target.url(), &[stream]);
+    pipeline.ok(&["run"]);
+    set(&there, "primary_conninfo", &followed).await;
+    replica.url(&source).await;
+    pipeline.ok(&["run"]);
+    assert_same(&source, &target, "select id from late").await;
 }
 
 /// Tables whose first reads each meet transactions that are open.
