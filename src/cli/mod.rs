@@ -12,6 +12,7 @@ mod conflicts;
 mod demo;
 mod discover;
 mod dlq;
+mod groups;
 mod history;
 mod init;
 mod inspect;

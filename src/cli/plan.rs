@@ -1,8 +1,10 @@
 //! `plan`: what a run would move, and by which statements. Nothing is changed.
 
+use chrono::Utc;
 use serde::Serialize;
 
 use super::args::{Global, Output, StreamsArgs};
+use super::groups;
 use super::inspect::{Inspection, inspect};
 use super::output::{self, Exit};
 use super::setup::{Setup, setup};
@@ -48,6 +50,10 @@ pub(super) async fn plan(global: &Global, args: &StreamsArgs, legs: Legs) -> Res
                 failed.push(error.kind());
             }
         }
+    }
+    if legs != Legs::Load {
+        let groups = groups::look(&streams, &lake, budget, Utc::now()).await?;
+        groups.iter().try_for_each(|group| group.say_planned(global))?;
     }
     Ok(match failed.len() {
         0 => Exit::Done,

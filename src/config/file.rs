@@ -12,6 +12,7 @@ use super::MaintenanceEntry;
 use super::audit::AuditEntry;
 use super::conflicts::ConflictsEntry;
 use super::connections::ConnectionEntry;
+use super::groups::GroupEntry;
 use super::lake::LakeEntry;
 use super::names::Names;
 use super::reconcile::ReconcileEntry;
@@ -35,7 +36,7 @@ use crate::target::Deletes;
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = "a map with `connections`, `lake`, `maintenance`, `defaults`, `streams` and `shared`"
+    expecting = "a map with `connections`, `lake`, `maintenance`, `defaults`, `streams`, `groups` and `shared`"
 )]
 pub struct File {
     /// Databases by name. Streams refer to them.
@@ -49,6 +50,8 @@ pub struct File {
     /// Tables, or patterns of tables (`public.audit_*`), and their settings. A table takes its settings
     /// from one entry: its own, else the last pattern that matches.
     pub streams: Streams,
+    /// Groups of streams by name, where something is to be said of them.
+    pub groups: BTreeMap<String, GroupEntry>,
     /// Tables of targets that several streams feed, and which of them goes first.
     pub shared: Vec<SharedEntry>,
 }

@@ -1,15 +1,53 @@
 //! Which streams belong to which group, and what cannot be in one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::Selection;
+use schemars::JsonSchema;
+
+use super::{Selection, shown, suggest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ChangeDetection;
 use crate::sync::{Group, Mode, Stream};
 
 /// How long a group's name may be: it stands in names of tables and tags.
 const NAME_LENGTH: usize = 63;
+/// Each checkpoint has a tag in the metadata of the group's tables, which every commit writes: with so many it is
+/// about a megabyte.
+const MOST_KEPT: u32 = 10_000;
+
+/// What is said of a group; its streams name it as their `group`.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with `keep`")]
+pub struct GroupEntry {
+    /// How many checkpoints are kept, with the snapshots that they name: the newest hundred, if nothing is said.
+    pub keep: Option<NonZeroU32>,
+}
+
+/// Refuses settings that mean nothing, and names the group whose they are. `known`: the groups that streams name.
+pub(super) fn refuse(
+    said: &BTreeMap<String, GroupEntry>,
+    known: &BTreeSet<&str>,
+) -> Result<(), (String, Error)> {
+    for (name, entry) in said {
+        let failed = |error: Error| Err((name.clone(), error));
+        if !known.contains(name.as_str()) {
+            let error = Error::new(ErrorKind::Config, format!("no stream is in the group {}", shown(name)));
+            return failed(error.hint(match suggest::hint(name, known.iter().copied()) {
+                Some(hint) => hint,
+                None => "streams name their group: `public.orders: { group: shop }`".to_owned(),
+            }));
+        }
+        if entry.keep.is_some_and(|keep| keep.get() > MOST_KEPT) {
+            let error = Error::new(ErrorKind::Config, "a group cannot keep so many checkpoints");
+            return failed(
+                error.hint(format!("`keep` is {MOST_KEPT} at most: every commit writes a tag for each")),
+            );
+        }
+    }
+    Ok(())
+}
 
 /// The groups of a configuration, as its streams come by.
 #[derive(Default)]
@@ -19,15 +57,18 @@ pub(super) struct Groups {
     sources: BTreeMap<String, String>,
     /// Groups of which streams are left out, or may be.
     partial: BTreeSet<String>,
+    /// How many checkpoints of each are kept, where that is said.
+    kept: BTreeMap<String, u64>,
     /// Only tables that were named are known: of a pattern there may be more.
     by_name: bool,
 }
 
 impl Groups {
-    pub(super) fn of(selection: &Selection) -> Self {
+    pub(super) fn of(selection: &Selection, said: &BTreeMap<String, GroupEntry>) -> Self {
         let named = |text: &String| !text.contains(['*', '?', '[', '{']);
         let by_name = !selection.select.is_empty() && selection.select.iter().all(named);
-        Self { by_name, ..Self::default() }
+        let kept = said.iter().filter_map(|(name, entry)| Some((name.clone(), entry.keep?.get().into())));
+        Self { by_name, kept: kept.collect(), ..Self::default() }
     }
 
     /// An entry's tables come next.
@@ -63,7 +104,8 @@ impl Groups {
     pub(super) fn settle(self, streams: &mut [Stream]) {
         for (name, members) in self.members {
             let whole = !self.partial.contains(&name);
-            let group = Arc::new(Group { name, streams: members, whole });
+            let keep = self.kept.get(&name).copied().unwrap_or(Group::KEPT);
+            let group = Arc::new(Group { name, streams: members, whole, keep });
             let members = streams.iter_mut().filter(|stream| group.streams.contains(&stream.name));
             members.for_each(|stream| stream.group = Some(group.clone()));
         }

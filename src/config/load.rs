@@ -76,6 +76,7 @@ impl Config {
             connections,
             defaults: file.defaults,
             streams: file.streams.0,
+            groups: file.groups,
             shared: file.shared,
             above: overrides.stream.clone(),
             path,
@@ -102,6 +103,7 @@ impl Config {
         }
         let name = self.adopt("source", from)?;
         let entry = || super::StreamEntry { source: Some(name.clone()), ..Default::default() };
+        self.groups.clear();
         self.shared.clear();
         self.streams = overrides.tables.iter().map(|table| (table.clone(), entry())).collect();
         Ok(())

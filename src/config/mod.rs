@@ -42,6 +42,7 @@ use crate::lake::LakeSettings;
 use crate::maintain::Policy;
 
 pub use file::{ChangeWord, File, ModeWord, SchemaWord, Size, Span, StreamEntry};
+pub use groups::GroupEntry;
 pub use load::environment;
 pub use maintenance::{MaintenanceEntry, RunWord, Settings as MaintenanceSettings};
 pub use names::Names;
@@ -58,6 +59,7 @@ pub struct Config {
     maintenance: Policy,
     defaults: StreamEntry,
     streams: Vec<(String, StreamEntry)>,
+    groups: BTreeMap<String, GroupEntry>,
     shared: Vec<SharedEntry>,
     above: StreamEntry,
     tree: tree::Node,

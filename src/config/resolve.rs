@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::groups::Groups;
+use super::groups::{self, Groups};
 use super::reconcile::ReconcileEntry;
 use super::{Config, StreamEntry, conflicts, schedule, shown, suggest};
 use crate::connection::Connection;
@@ -60,7 +60,12 @@ impl Config {
         let mut resolved = Resolved::default();
         let entries = self.entries()?;
         let shared = self.shared(&entries)?;
-        let mut groups = Groups::of(selection);
+        let grouped = entries.iter().filter_map(|entry| entry.settings.group.as_deref()).collect();
+        groups::refuse(&self.groups, &grouped).map_err(|(group, error)| match self.path {
+            Some(_) => error.with("file", self.place(&["groups", &group])),
+            None => error,
+        })?;
+        let mut groups = Groups::of(selection, &self.groups);
         for (entry, tables) in self.expand(&entries, &selects, lister, &mut resolved.warnings).await? {
             let schedule = schedule::schedule(&entry.settings)
                 .map_err(|error| self.at_setting(entry.name, "schedule", error))?;

@@ -291,6 +291,36 @@ fn a_group_knows_its_streams_and_whether_these_are_all() {
 }
 
 #[test]
+fn a_group_keeps_as_many_checkpoints_as_is_said() {
+    let text = |groups: &str| {
+        format!(
+            "connections:\n  shop: postgres://db.example/shop\ndefaults: {{ source: shop, change: log }}\n\
+             streams:\n  public.orders: {{ group: shop }}\n  public.customers: {{ group: other }}\n{groups}"
+        )
+    };
+    let keep = |groups: &str| -> Vec<u64> {
+        let resolved = outcome(&text(groups), &Overrides::default(), &Selection::default()).unwrap();
+        resolved.streams.iter().filter_map(|stream| Some(stream.group.as_ref()?.keep)).collect()
+    };
+    assert_eq!(keep(""), [100, 100]);
+    assert_eq!(keep("groups: { shop: { keep: 3 }, other: {} }\n"), [3, 100]);
+    check(
+        &text("groups:\n  shpo: { keep: 3 }\n"),
+        expect![[r#"
+            config: no stream is in the group `shpo` (file: frazil.yaml:8:9)
+              hint: did you mean `shop`?
+        "#]],
+    );
+    check(
+        &text("groups:\n  shop: { keep: 10001 }\n"),
+        expect![[r#"
+            config: a group cannot keep so many checkpoints (file: frazil.yaml:8:9)
+              hint: `keep` is 10000 at most: every commit writes a tag for each
+        "#]],
+    );
+}
+
+#[test]
 fn what_cannot_be_in_a_group_is_refused() {
     let streams = |streams: &str| {
         format!(

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write};
 use chrono::{DateTime, Utc};
 
 use crate::schedule::StreamState;
-use crate::sync::{StreamReport, Verdict};
+use crate::sync::{Checkpointed, StreamReport, Verdict};
 
 /// What a stream's passes came to since the server started.
 #[derive(Debug, Default)]
@@ -42,6 +42,23 @@ impl Totals {
     }
 }
 
+/// Where a group stands since the server started.
+#[derive(Debug, Default)]
+pub(super) struct Grouped {
+    checkpoint: Option<u64>,
+    as_of: Option<DateTime<Utc>>,
+    missing: bool,
+}
+
+impl Grouped {
+    /// What each of its streams reports of a pass is the same.
+    pub(super) fn add(&mut self, done: &Checkpointed) {
+        self.missing = done.checkpoint.is_none();
+        self.checkpoint = done.checkpoint.or(self.checkpoint);
+        self.as_of = done.source_time.or(self.as_of);
+    }
+}
+
 /// One number of a stream, and what it is.
 type Counter = (&'static str, &'static str, fn(&Totals) -> f64);
 
@@ -62,7 +79,11 @@ const COUNTERS: [Counter; 8] = [
 type Moment = (&'static str, &'static str, fn(&StreamState) -> Option<DateTime<Utc>>);
 
 /// The page.
-pub(super) fn text(states: &[StreamState], totals: &BTreeMap<String, Totals>) -> String {
+pub(super) fn text(
+    states: &[StreamState],
+    totals: &BTreeMap<String, Totals>,
+    groups: &BTreeMap<String, Grouped>,
+) -> String {
     let mut page = Page(String::new());
     page.head("frazil_build_info", "gauge", "The version of the server.");
     page.line("frazil_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -105,6 +126,7 @@ pub(super) fn text(states: &[StreamState], totals: &BTreeMap<String, Totals>) ->
             page.line(name, &[("stream", &state.stream)], time.timestamp_millis() as f64 / 1000.0);
         }
     }
+    page.groups(groups);
     if let Some(bytes) = resident_bytes() {
         page.head("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
         page.line("process_resident_memory_bytes", &[], bytes);
@@ -125,6 +147,24 @@ impl Page {
         match labels.is_empty() {
             true => self.write(format_args!("{name} {number}\n")),
             false => self.write(format_args!("{name}{{{}}} {number}\n", labels.join(","))),
+        }
+    }
+
+    fn groups(&mut self, groups: &BTreeMap<String, Grouped>) {
+        self.head("frazil_group_checkpoint", "gauge", "The newest checkpoint of each group.");
+        for (group, number) in groups.iter().filter_map(|(group, it)| Some((group, it.checkpoint?))) {
+            self.line("frazil_group_checkpoint", &[("group", group)], number);
+        }
+        let help = "What the newest checkpoint shows of the source is at least as new as this.";
+        self.head("frazil_group_checkpoint_timestamp_seconds", "gauge", help);
+        for (group, time) in groups.iter().filter_map(|(group, it)| Some((group, it.as_of?))) {
+            let seconds = time.timestamp_millis() as f64 / 1000.0;
+            self.line("frazil_group_checkpoint_timestamp_seconds", &[("group", group)], seconds);
+        }
+        let help = "1: the last pass of the group ended without a checkpoint.";
+        self.head("frazil_group_checkpoint_missing", "gauge", help);
+        for (group, it) in groups {
+            self.line("frazil_group_checkpoint_missing", &[("group", group)], u8::from(it.missing));
         }
     }
 
@@ -153,6 +193,18 @@ mod tests {
     use super::*;
     use crate::schedule::State;
 
+    /// What a pass says that came to a checkpoint, or to none.
+    fn checkpointed(checkpoint: Option<u64>) -> Checkpointed {
+        Checkpointed {
+            group: "shop".to_owned(),
+            checkpoint,
+            written: checkpoint.is_some(),
+            position: checkpoint.map(|_| "0/7".to_owned()),
+            source_time: checkpoint.and_then(|_| DateTime::from_timestamp_millis(2500)),
+            missing: checkpoint.is_none().then(|| "`a` failed".to_owned()),
+        }
+    }
+
     #[test]
     fn a_page_has_a_line_for_each_stream() {
         let report = |verdict| StreamReport { seconds: 1.5, verdict, ..StreamReport::new("a", Uuid::nil()) };
@@ -168,7 +220,11 @@ mod tests {
             running_since: DateTime::from_timestamp_millis(1500),
             fresh_as_of: None,
         };
-        let page = text(&[state], &BTreeMap::from([("a".to_owned(), totals)]));
+        let mut group = Grouped::default();
+        group.add(&checkpointed(Some(7)));
+        group.add(&checkpointed(None));
+        let groups = BTreeMap::from([("shop".to_owned(), group)]);
+        let page = text(&[state], &BTreeMap::from([("a".to_owned(), totals)]), &groups);
         let lines = page.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process"));
         expect![[r#"
             frazil_build_info{version="0.1.0"} 1
@@ -185,7 +241,10 @@ mod tests {
             frazil_conflicts_total{stream="a"} 0
             frazil_differences_total{stream="a"} 0
             frazil_stream_state{stream="a\"b",state="running"} 1
-            frazil_stream_running_since_timestamp_seconds{stream="a\"b"} 1.5"#]]
+            frazil_stream_running_since_timestamp_seconds{stream="a\"b"} 1.5
+            frazil_group_checkpoint{group="shop"} 7
+            frazil_group_checkpoint_timestamp_seconds{group="shop"} 2.5
+            frazil_group_checkpoint_missing{group="shop"} 1"#]]
         .assert_eq(&lines.collect::<Vec<_>>().join("\n"));
     }
 }

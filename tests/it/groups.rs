@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::fixture::{self, Database, Pipeline, Ran};
-use crate::postgres_log_model::{DROP_SLOTS, Dice};
+use crate::postgres_log_model::{DROP_SLOTS, Dice, write};
 use crate::serve::{PATIENCE, Server};
 
 const ACCOUNTS: i64 = 200;
@@ -89,19 +89,6 @@ fn transaction(dice: &mut Dice) -> String {
     )
 }
 
-/// Writes until it is told to stop, and says how many transactions it tried.
-async fn write(source: &Database, seed: u64, stop: Arc<AtomicBool>) -> u64 {
-    let (client, mut dice, mut done) = (source.client().await, Dice(seed), 0);
-    while !stop.load(Ordering::Relaxed) {
-        if client.batch_execute(&transaction(&mut dice)).await.is_err() {
-            let _ = client.batch_execute("rollback").await;
-        }
-        done += 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    done
-}
-
 /// Makes a table one that has to be read whole: emptied and filled again in one transaction.
 const EMPTIED: &str =
     "begin; lock right_accounts; create temp table kept on commit drop as select * from right_accounts;
@@ -155,7 +142,9 @@ async fn every_checkpoint_is_a_state_that_was() {
     let writers: Vec<_> = [5, 17]
         .map(|seed| {
             let (source, stop) = (source.clone(), stop.clone());
-            tokio::spawn(async move { write(&source, seed, stop).await })
+            tokio::spawn(
+                async move { write(&source, transaction, seed, Duration::from_millis(50), stop).await },
+            )
         })
         .into();
     // In first reads, in passes, and on both sides of the commit of a checkpoint.

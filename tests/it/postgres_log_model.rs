@@ -77,15 +77,22 @@ fn transaction(dice: &mut Dice) -> String {
     sql + if dice.roll(10) == 0 { "rollback" } else { "commit" }
 }
 
-/// Writes until it is told to stop. Transactions that meet each other may fail: then nothing of them counts.
-async fn write(source: &Database, seed: u64, stop: Arc<AtomicBool>) -> u64 {
+/// Writes until it is told to stop, and says how many transactions it tried. Those that meet each other may fail:
+/// then nothing of them counts.
+pub(crate) async fn write(
+    source: &Database,
+    transaction: fn(&mut Dice) -> String,
+    seed: u64,
+    pause: Duration,
+    stop: Arc<AtomicBool>,
+) -> u64 {
     let (client, mut dice, mut done) = (source.client().await, Dice(seed), 0);
     while !stop.load(Ordering::Relaxed) {
         if client.batch_execute(&transaction(&mut dice)).await.is_err() {
             let _ = client.batch_execute("rollback").await;
         }
         done += 1;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(pause).await;
     }
     done
 }
@@ -130,7 +137,9 @@ async fn nothing_is_lost_or_doubled_while_others_write_and_it_is_killed() {
     let writers: Vec<_> = [11, 23]
         .map(|seed| {
             let (source, stop) = (source.clone(), stop.clone());
-            tokio::spawn(async move { write(&source, seed, stop).await })
+            tokio::spawn(
+                async move { write(&source, transaction, seed, Duration::from_millis(20), stop).await },
+            )
         })
         .into();
     // Killed in the first read and where it ends, again and again, and then in passes.

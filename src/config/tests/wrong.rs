@@ -110,7 +110,7 @@ fn what_is_wrong_says_where_and_what_was_meant() {
         (
             "just text\n",
             expect![[r#"
-                config: expected a map with `connections`, `lake`, `maintenance`, `defaults`, `streams` and `shared`, found text (file: frazil.yaml:1:1)
+                config: expected a map with `connections`, `lake`, `maintenance`, `defaults`, `streams`, `groups` and `shared`, found text (file: frazil.yaml:1:1)
             "#]],
         ),
         (

@@ -234,8 +234,11 @@ async fn missing(session: &Session, table: &TableId) -> Result<Error> {
 
 /// The cluster and its timeline, where the user may know them.
 pub(super) async fn cluster(session: &Session) -> Option<String> {
-    let sql =
-        "SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()";
+    // The file that these functions read may be minutes late about a promotion.
+    let sql = "SELECT system_identifier || '/' || CASE WHEN pg_is_in_recovery() \
+         THEN greatest(timeline_id, min_recovery_end_timeline) \
+         ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END \
+         FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery()";
     session.query_typed(sql, &[]).await.ok()?.first().map(|row| row.get(0))
 }
 

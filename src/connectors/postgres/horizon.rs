@@ -23,6 +23,7 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::choose::{Cursor, Order};
@@ -63,10 +64,7 @@ pub(super) async fn time(
 ) -> Result<Horizon<Micros>> {
     let mut notes = elsewhere(session, relation);
     // The clock in a statement of its own: by the time of the next one, who began before it can be seen.
-    let clock = session.query_typed(CLOCK, &[]).await?;
-    let Some(mut at) =
-        clock.first().and_then(|row| row.get::<_, Option<Instant>>(0)).map(|Instant(at)| Micros(at))
-    else {
+    let Some(mut at) = clock(session).await? else {
         notes.push("this replica has replayed nothing yet: nothing is sure".to_owned());
         return Ok(Horizon { at: None, held_by: None, notes });
     };
@@ -145,9 +143,25 @@ pub(super) async fn number(
     Ok(Horizon { at, held_by: None, notes })
 }
 
-/// On a replica, time is what has been replayed: a commit that comes later is not there yet.
-const CLOCK: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN least(clock_timestamp(), pg_last_xact_replay_timestamp()) \
-     ELSE clock_timestamp() END, pg_is_in_recovery()";
+/// On a replica, time is what has been replayed: a commit that comes later is not there yet. `least` would leave out
+/// a NULL, and one that has replayed nothing since it was started has no such time.
+const CLOCK: &str = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN clock_timestamp() \
+     WHEN pg_last_xact_replay_timestamp() IS NOT NULL THEN least(clock_timestamp(), pg_last_xact_replay_timestamp()) END";
+
+/// It has all that its primary had committed when the checkpoint was made that it was started from.
+const CHECKPOINT: &str = "SELECT least(clock_timestamp(), checkpoint_time) FROM pg_control_checkpoint()";
+
+/// What was committed before this time is there; `None`: nobody knows.
+pub(super) async fn clock(session: &Session) -> Result<Option<Micros>> {
+    let time = |rows: &[Row]| rows.first().and_then(|row| row.get::<_, Option<Instant>>(0));
+    let now = time(&session.query_typed(CLOCK, &[]).await?);
+    let at = match now {
+        Some(now) => Some(now),
+        // Not everybody may know.
+        None => session.query_typed(CHECKPOINT, &[]).await.ok().and_then(|rows| time(&rows)),
+    };
+    Ok(at.map(|Instant(at)| Micros(at)))
+}
 
 /// Transactions of others in this database, with their start, and where that is hidden their virtual id.
 /// One that is about to begin shows when its statement came in. Those without a user are the server's own.

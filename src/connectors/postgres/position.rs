@@ -53,6 +53,9 @@ pub(super) struct Followed {
     pub(super) lsn: Lsn,
     /// When the server was asked last, in seconds since 1970.
     pub(super) seen: Number,
+    /// Whether it was a replica.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub(super) on_replica: bool,
     /// What the lake has already of what comes in the log after `lsn`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) ahead: Option<Ahead>,
@@ -63,8 +66,9 @@ pub(super) struct Followed {
 /// What a read of the table has seen of the log that is still to come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ahead {
-    /// The transactions that all of it has seen.
-    pub(super) snapshot: Snapshot,
+    /// The transactions that all of it has seen; `None`: nobody knows which ones, of those up to `until`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) snapshot: Option<Snapshot>,
     /// Nothing beyond this place was seen.
     pub(super) until: Lsn,
     /// Whether it was interrupted, so that parts of it have seen more than others.
@@ -166,6 +170,14 @@ mod tests {
         };
         let first = Stored::new(stored.source, first);
         assert_eq!(Stored::read(&first.write()), Ok(first));
+    }
+
+    #[test]
+    fn a_place_in_the_log_of_a_replica_is_read_back() {
+        let text = r#"{"v":1,"source":"77/1","kind":"log","slot":"s","publication":"p","lsn":"16/B374D848","seen":"1763722800","on_replica":true,"ahead":{"until":"16/B374D900","parts":false},"table":{"oid":3,"entry":"r5","columns":["1:23:-1:id"],"layout":"a"}}"#;
+        let stored = Stored::read(&Watermark::new(text)).unwrap();
+        assert!(matches!(&stored.position, Position::Log(at) if at.on_replica));
+        assert_eq!(stored.write().as_str(), text);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -37,10 +38,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// written meanwhile, or another runner was ahead, at the third; beyond that others are busy with them.
 const PLACES: usize = 4;
 
-/// Checkpoints that are kept of a group. The tags of each are in the metadata of its tables, which every commit
-/// writes: about 10 kB for so many.
-const KEPT: u64 = 100;
-
 /// Streams that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -50,6 +47,14 @@ pub struct Group {
     pub streams: BTreeSet<String>,
     /// Whether these are all.
     pub whole: bool,
+    /// How many checkpoints are kept.
+    pub keep: u64,
+}
+
+impl Group {
+    /// Checkpoints that are kept where nothing is said. The tags of each are in the metadata of its tables, which
+    /// every commit writes: about 10 kB for so many.
+    pub const KEPT: u64 = 100;
 }
 
 /// A stream of a group, in a pass with the others.
@@ -74,6 +79,10 @@ pub struct Checkpointed {
     /// The place in the source's log that it shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
+    /// When the source was asked for that place, by its own clock: what was committed before is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub source_time: Option<DateTime<Utc>>,
     /// Why there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
@@ -93,16 +102,17 @@ pub async fn together(
     let mut checkpoint = None;
     if let (Some(group), true) = (&group, legs != Legs::Load) {
         let outcome = passes.reach_checkpoint(context, group, &members).await;
-        let of = |checkpoint, written, position, missing| Checkpointed {
-            group: group.name.clone(),
-            checkpoint,
-            written,
-            position,
-            missing,
+        let (number, written, place, missing) = match outcome {
+            Ok((number, written, place)) => (Some(number), written, Some(place), None),
+            Err(why) => (None, false, None, Some(why)),
         };
-        checkpoint = Some(match outcome {
-            Ok((number, written, place)) => of(Some(number), written, Some(place.to_string()), None),
-            Err(why) => of(None, false, None, Some(why)),
+        checkpoint = Some(Checkpointed {
+            group: group.name.clone(),
+            checkpoint: number,
+            written,
+            position: place.as_ref().map(ToString::to_string),
+            source_time: place.map(|place| place.time),
+            missing,
         });
     }
     if legs != Legs::Extract {
@@ -162,7 +172,7 @@ impl Passes {
         }
         let place = self.reach_one_place(members).await?;
         let parts = self.parts(&place)?;
-        let recorded = checkpoints::record(context, &group.name, &place, &parts, KEPT).await;
+        let recorded = checkpoints::record(context, &group.name, &place, &parts, group.keep).await;
         let (number, written) = recorded.map_err(|error| error.to_string())?;
         Ok((number, written, place))
     }

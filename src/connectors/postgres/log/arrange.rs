@@ -17,7 +17,13 @@ pub(in super::super) async fn arrange(
 ) -> Result<Arrangement> {
     let about = needs::look(session, relation).await?;
     let own = slot::own_name(request, &about.database);
+    // What is to be done about publications is for the primary.
+    let standby = session.server().standby;
     let mut arrangement = Arrangement::default();
+    let publish = |arrangement: &mut Arrangement, statement: String| match standby {
+        true => arrangement.suggestions.push(format!("on the primary, run `{statement}`")),
+        false => arrangement.statements.push(statement),
+    };
     let published = publication::look(session, &own, relation).await?;
     if let Goal::Teardown { .. } = goal {
         if let Some(slot) = slot::look(session, &own).await? {
@@ -25,9 +31,9 @@ pub(in super::super) async fn arrange(
             arrangement.statements.push(format!("SELECT pg_drop_replication_slot('{own}')"));
         }
         if published != Published::Missing {
-            arrangement.statements.push(format!("DROP PUBLICATION {}", POSTGRES.ident(&own)));
+            publish(&mut arrangement, format!("DROP PUBLICATION {}", POSTGRES.ident(&own)));
         }
-        if arrangement.statements.is_empty() {
+        if arrangement.statements.is_empty() && arrangement.suggestions.is_empty() {
             arrangement.notes.push("there is no slot and no publication of ours".to_owned());
         }
         return Ok(arrangement);
@@ -40,8 +46,8 @@ pub(in super::super) async fn arrange(
                 None => arrangement.notes.push(format!("the publication `{name}` is there")),
             }
         }
-        (None, Published::Missing) => arrangement.statements.push(publication::creation(&own, relation)),
-        (None, Published::Without) => arrangement.statements.push(publication::addition(&own, relation)),
+        (None, Published::Missing) => publish(&mut arrangement, publication::creation(&own, relation)),
+        (None, Published::Without) => publish(&mut arrangement, publication::addition(&own, relation)),
         (None, _) => arrangement.notes.push(format!("the publication `{own}` is there")),
     }
     arrangement.notes.push("the replication slot is made by the first run".to_owned());

@@ -14,12 +14,16 @@
 //! was interrupted has several snapshots; then the log is applied from the first one on, and comes in one
 //! portion as far as the last of them saw, since before that rows would go back to states of the past.
 //!
+//! A replica is read like its primary; but it does not say what a snapshot has seen, so that the order of the log
+//! has to tell ([`end`]), and nothing can be made there but the slot ([`replica`]).
+//!
 //! What the log does not tell (TRUNCATE, a column that was added with values, a slot that was lost) is
 //! answered by reading the whole table and comparing, and the report says why. A portion that meets such a
 //! thing is dropped whole.
 
 mod arrange;
 mod batches;
+mod end;
 mod fold;
 mod lsn;
 mod needs;
@@ -28,6 +32,7 @@ mod pgoutput;
 mod place;
 mod publication;
 mod reading;
+mod replica;
 mod slot;
 mod snapshot;
 mod start;

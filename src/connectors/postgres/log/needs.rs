@@ -3,8 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::discover::Relation;
-use super::publication;
-use super::slot;
+use super::{publication, replica, slot};
 use crate::clients::postgres::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Finding, ReadRequest, Severity};
@@ -123,9 +122,9 @@ impl About {
         if server.version < OLDEST {
             let hint = "use `change: timestamp` or `change: full`".to_owned();
             find(ErrorKind::Unsupported, "reading the log needs Postgres 14 or later", hint);
-        } else if server.standby {
+        } else if server.standby && server.version < replica::OLDEST {
             let hint = "connect to the primary, or use `change: timestamp`".to_owned();
-            find(ErrorKind::Unsupported, "the log of a replica is not read", hint);
+            find(ErrorKind::Unsupported, "reading the log of a replica needs Postgres 16 or later", hint);
         }
         if self.wal_level != "logical" {
             let message =
@@ -223,26 +222,7 @@ pub(in super::super) async fn findings(
         );
     }
     let own = slot::own_name(request, &about.database);
-    let name = request.log.slot.as_ref().unwrap_or(&own);
-    let slot = slot::look(session, name).await?;
-    match &slot {
-        None if request.log.slot.is_some() => find(
-            Severity::Error,
-            format!("there is no replication slot `{name}`"),
-            format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"),
-        ),
-        None if about.slots >= about.most_slots => find(
-            Severity::Error,
-            format!("all {} replication slots of the server are taken", about.most_slots),
-            format!("ALTER SYSTEM SET max_replication_slots = {}", about.most_slots * 2),
-        ),
-        Some(slot) if slot.is_lost() => find(
-            Severity::Error,
-            format!("the replication slot `{name}` is lost"),
-            format!("SELECT pg_drop_replication_slot('{name}')"),
-        ),
-        _ => {}
-    }
+    let slot = slot_finding(session, request, &about, &own).await?;
     if about.keeps_all {
         find(
             Severity::Note,
@@ -250,25 +230,11 @@ pub(in super::super) async fn findings(
             "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'".to_owned(),
         );
     }
-    let statement = publication::creation(&own, relation);
-    let publication = match &request.log.publication {
-        Some(name) => {
-            let published = publication::look(session, name, relation).await?;
-            publication::refusal(name, &published, relation).map(|error| Finding::from(&error))
-        }
-        None => {
-            let there = publication::look(session, &own, relation).await?;
-            let missing = matches!(there, publication::Published::Missing | publication::Published::Without);
-            (missing && !about.may_publish).then(|| Finding {
-                severity: Severity::Error,
-                message: "the user may not make a publication of the table".to_owned(),
-                remedy: Some(format!(
-                    "let the table's owner run `{statement}`, and set `publication: {own}`"
-                )),
-            })
-        }
-    };
-    findings.extend(publication);
+    let publication = publication_finding(session, relation, request, &about, &own).await?;
+    findings.extend(slot.into_iter().chain(publication));
+    if session.server().standby {
+        findings.extend(replica::findings(session).await?);
+    }
     if about.identity != b'f' {
         findings.push(Finding {
             severity: Severity::Note,
@@ -279,4 +245,57 @@ pub(in super::super) async fn findings(
         });
     }
     Ok(findings)
+}
+
+/// What is wrong with the slot, or with making one.
+async fn slot_finding(
+    session: &Session,
+    request: &ReadRequest,
+    about: &About,
+    own: &str,
+) -> Result<Option<Finding>> {
+    let name = request.log.slot.as_deref().unwrap_or(own);
+    let (message, remedy) = match slot::look(session, name).await? {
+        None if request.log.slot.is_some() => (
+            format!("there is no replication slot `{name}`"),
+            format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"),
+        ),
+        None if about.slots >= about.most_slots => (
+            format!("all {} replication slots of the server are taken", about.most_slots),
+            format!("ALTER SYSTEM SET max_replication_slots = {}", about.most_slots * 2),
+        ),
+        Some(slot) if slot.is_lost() => (
+            format!("the replication slot `{name}` is lost"),
+            format!("SELECT pg_drop_replication_slot('{name}')"),
+        ),
+        _ => return Ok(None),
+    };
+    Ok(Some(Finding { severity: Severity::Error, message, remedy: Some(remedy) }))
+}
+
+/// What is wrong with the publication, or with making one.
+async fn publication_finding(
+    session: &Session,
+    relation: &Relation,
+    request: &ReadRequest,
+    about: &About,
+    own: &str,
+) -> Result<Option<Finding>> {
+    if let Some(name) = &request.log.publication {
+        let published = publication::look(session, name, relation).await?;
+        return Ok(publication::refusal(name, &published, relation).map(|error| Finding::from(&error)));
+    }
+    let statement = publication::creation(own, relation);
+    let there = publication::look(session, own, relation).await?;
+    if !matches!(there, publication::Published::Missing | publication::Published::Without) {
+        return Ok(None);
+    }
+    if session.server().standby {
+        return Ok(Some(Finding::from(&replica::missing_publication(&statement))));
+    }
+    Ok((!about.may_publish).then(|| Finding {
+        severity: Severity::Error,
+        message: "the user may not make a publication of the table".to_owned(),
+        remedy: Some(format!("let the table's owner run `{statement}`, and set `publication: {own}`")),
+    }))
 }

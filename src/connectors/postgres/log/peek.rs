@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -27,11 +26,6 @@ const LOOK: u64 = 500_000;
 const MESSAGE_BYTES: u64 = 128;
 /// Messages in a batch on the way from the server.
 const MESSAGES: usize = 8_192;
-/// What was written is on disk at once, or when the server's writer comes by, some times a second.
-const PATIENCE_FLUSH: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// After so long the server is given something that has to be on disk.
-const NUDGE: Duration = Duration::from_millis(100);
 
 /// How many messages a portion of about so many bytes takes.
 pub(super) fn messages(portion_bytes: u64) -> u64 {
@@ -149,68 +143,4 @@ fn take(fold: &mut Fold<'_>, batch: &RecordBatch) -> Result<Option<Broken>> {
         }
     }
     Ok(None)
-}
-
-/// Up to where the log can be read now, and at least as far as `needed`.
-pub(super) async fn end_of_log(session: &Session, needed: Option<Lsn>) -> Result<Lsn> {
-    let started = Instant::now();
-    let mut nudged = false;
-    loop {
-        let at = place(session, "SELECT pg_current_wal_flush_lsn()::text").await?;
-        if needed.is_none_or(|needed| at >= needed) {
-            return Ok(at);
-        }
-        if started.elapsed() > PATIENCE_FLUSH {
-            return Err(Error::new(
-                ErrorKind::Transient,
-                "the server's log is not on disk as far as the first read saw",
-            )
-            .hint("the next pass goes on from here"));
-        }
-        if !nudged && started.elapsed() > NUDGE {
-            // On a quiet server nothing else would bring the last bytes to disk.
-            session.batch_execute("SELECT pg_logical_emit_message(true, 'frazil', '')").await?;
-            nudged = true;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-/// What the transaction sees that is open, and a place behind all of that.
-pub(super) async fn seen_now(session: &Session) -> Result<(Snapshot, Lsn)> {
-    let rows = session.query_typed("SELECT pg_current_snapshot()::text", &[]).await?;
-    let text: Option<String> = rows.first().and_then(|row| row.get(0));
-    let unknown = || Error::new(ErrorKind::Internal, "the server does not say what it shows");
-    let snapshot = text.and_then(|text| Snapshot::try_from(text).ok()).ok_or_else(unknown)?;
-    Ok((snapshot, end_of_written(session).await?))
-}
-
-/// A place behind all that was written to the log, on disk or not.
-pub(super) async fn end_of_written(session: &Session) -> Result<Lsn> {
-    let Lsn(at) = place(session, "SELECT pg_current_wal_insert_lsn()::text").await?;
-    // Where a page begins, the server names the place behind its header, which nothing was written to yet.
-    const PAGE: u64 = 8_192;
-    const LONGEST_HEADER: u64 = 40;
-    Ok(Lsn(if at % PAGE <= LONGEST_HEADER { at - at % PAGE } else { at }))
-}
-
-/// Waits for transactions that are in the log and not yet to be seen: their replicas have not confirmed
-/// them. A slot may be beyond them, a snapshot is not.
-pub(super) async fn settle(session: &Session) -> Result<()> {
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1";
-    let started = Instant::now();
-    while !session.query_typed(sql, &[]).await?.is_empty() {
-        if started.elapsed() > PATIENCE_FLUSH {
-            return Err(Error::new(ErrorKind::Transient, "transactions wait for a synchronous replica"));
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    Ok(())
-}
-
-async fn place(session: &Session, sql: &str) -> Result<Lsn> {
-    let rows = session.query_typed(sql, &[]).await?;
-    let text: Option<String> = rows.first().and_then(|row| row.get(0));
-    let unknown = || Error::new(ErrorKind::Transient, "the server does not say where its log is");
-    text.and_then(|text| Lsn::try_from(text).ok()).ok_or_else(unknown)
 }

@@ -10,25 +10,22 @@
 
 use chrono::DateTime;
 
-use super::super::discover;
+use super::super::position::Micros;
+use super::super::{discover, horizon};
+use super::end;
 use super::lsn::Lsn;
-use super::peek;
 use crate::clients::postgres::Session;
 use crate::delta::LogPlace;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Microseconds since 1970.
-const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-
 /// A place behind everything that was committed before this is called, and that can be read up to.
 pub(in super::super) async fn end_of_log(session: &Session) -> Result<LogPlace> {
-    let rows = session.query_typed(CLOCK, &[]).await?;
-    let time = rows.first().and_then(|row| DateTime::from_timestamp_micros(row.get(0)));
+    let time = horizon::clock(session).await?.and_then(|Micros(at)| DateTime::from_timestamp_micros(at));
     let unknown = || Error::new(ErrorKind::Transient, "the server does not say what time it is");
     let time = time.ok_or_else(unknown)?;
     let server = discover::cluster(session).await;
-    let written = peek::end_of_written(session).await?;
-    peek::end_of_log(session, Some(written)).await?;
+    let written = end::end_of_written(session).await?;
+    end::end_of_log(session, Some(written)).await?;
     Ok(LogPlace { server, at: written.to_string(), time })
 }
 

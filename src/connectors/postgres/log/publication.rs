@@ -6,6 +6,7 @@
 use tokio_postgres::types::Type;
 
 use super::super::discover::Relation;
+use super::replica;
 use crate::clients::postgres::Session;
 use crate::connectors::sql::POSTGRES;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,6 +83,9 @@ pub(super) async fn ensure(session: &Session, name: &str, relation: &Relation) -
         Published::Without => addition(name, relation),
         Published::Partly(what) => return Err(partly(name, &what)),
     };
+    if session.server().standby {
+        return Err(replica::missing_publication(&statement));
+    }
     session.batch_execute(&statement).await.map_err(|error| {
         let error = Error::from(error);
         if error.kind() != ErrorKind::Permission {

@@ -46,6 +46,8 @@ pub(super) struct Pass {
     pub(super) messages: u64,
     /// When the server was asked.
     pub(super) asked: Asked,
+    /// Whether it is a replica.
+    pub(super) on_replica: bool,
 }
 
 pub(super) struct LogReading {
@@ -77,10 +79,10 @@ impl Pass {
             slot: &at.slot,
             publication: &at.publication,
             after: at.lsn,
-            seen: at.ahead.as_ref().map(|ahead| &ahead.snapshot),
+            seen: at.ahead.as_ref().and_then(|ahead| ahead.snapshot.as_ref()),
             up_to: self.up_to,
             // What some of the lake has seen already, and some not, must not come in portions.
-            most: (!in_parts(at)).then_some(self.messages),
+            most: (!at_once(at)).then_some(self.messages),
             most_bytes: self.shape.batch_bytes * HELD_BATCHES,
             batch_bytes: self.shape.batch_bytes,
         }
@@ -92,6 +94,7 @@ impl Pass {
         let to = Followed {
             lsn,
             seen: Number(self.asked.seconds()),
+            on_replica: self.on_replica,
             ahead: at.ahead.clone().filter(|ahead| lsn < ahead.until),
             table: self.now.clone(),
             ..at.clone()
@@ -104,7 +107,7 @@ impl Pass {
     /// one that others follow has to be confirmed, or the next look sees the same again.
     fn watermark(&self, at: &Followed, changed: &Changed) -> Watermark {
         let to = &changed.to;
-        let idle = changed.changes.is_empty() && !in_parts(at) && at.table == to.table && changed.complete;
+        let idle = changed.changes.is_empty() && !at_once(at) && at.table == to.table && changed.complete;
         let fresh = to.seen.0 - at.seen.0 < HEARTBEAT && to.lsn.since(at.lsn) < HEARTBEAT_BYTES;
         let is_first =
             || Stored::read(&self.from).is_ok_and(|from| from.position == Position::Log(at.clone()));
@@ -113,6 +116,11 @@ impl Pass {
         }
         Stored::new(self.source.clone(), Position::Log(to.clone())).write()
     }
+}
+
+/// Whether the lake has, of what comes next, nobody knows which transactions: then all of it comes in one portion.
+pub(super) fn at_once(at: &Followed) -> bool {
+    at.ahead.as_ref().is_some_and(|ahead| ahead.parts || ahead.snapshot.is_none())
 }
 
 /// Whether the lake has a first read of several snapshots.

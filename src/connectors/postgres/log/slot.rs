@@ -12,6 +12,7 @@ use siphasher::sip::SipHasher13;
 use tokio_postgres::types::Type;
 
 use super::lsn::Lsn;
+use super::replica;
 use crate::clients::postgres::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ReadRequest;
@@ -53,7 +54,7 @@ pub(super) async fn look(session: &Session, name: &str) -> Result<Option<Slot>> 
     let sql = "SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active_pid, \
          s.confirmed_flush_lsn::text, s.restart_lsn::text, \
          coalesce(to_jsonb(s)->>'invalidation_reason', \
-                  CASE WHEN to_jsonb(s)->>'conflicting' = 'true' THEN 'conflict with recovery' END, \
+                  CASE WHEN to_jsonb(s)->>'conflicting' = 'true' THEN 'rows_removed' END, \
                   CASE WHEN s.wal_status = 'lost' OR s.restart_lsn IS NULL THEN 'its log was removed' END) \
          FROM pg_replication_slots s WHERE s.slot_name = $1";
     let rows = session.query_typed(sql, &[(&name, Type::TEXT)]).await?;
@@ -65,8 +66,20 @@ pub(super) async fn look(session: &Session, name: &str) -> Result<Option<Slot>> 
         active: row.get(2),
         confirmed: lsn(row.get(3)),
         kept_from: lsn(row.get(4)),
-        lost: row.get(5),
+        lost: row.get::<_, Option<String>>(5).map(|reason| plain(&reason)),
     }))
+}
+
+/// Why a slot is lost, in words; the server has one.
+fn plain(reason: &str) -> String {
+    match reason {
+        "wal_removed" => "its log was removed",
+        "rows_removed" => "the replica's primary removed rows that it needs (is `hot_standby_feedback` on?)",
+        "wal_level_insufficient" => "the primary's `wal_level` was not `logical`",
+        "idle_timeout" => "nobody read from it for `idle_replication_slot_timeout`",
+        other => other,
+    }
+    .to_owned()
 }
 
 fn lsn(text: Option<String>) -> Option<Lsn> {
@@ -119,14 +132,21 @@ impl Slot {
 
 /// Makes a slot. The server waits for the transactions that are open.
 pub(super) async fn create(session: &Session, name: &str) -> Result<Slot> {
-    let sql = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')::text";
-    session.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(|error| explain(error.into()))?;
+    let create = async {
+        let sql = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')::text";
+        let created = session.query_typed(sql, &[(&name, Type::TEXT)]).await;
+        created.map(drop).map_err(|error| explain(error.into()))
+    };
+    match session.server().standby {
+        true => replica::create_slot(session, create).await?,
+        false => create.await?,
+    }
     let gone = || Error::new(ErrorKind::Transient, "the replication slot was dropped just now");
     look(session, name).await?.ok_or_else(gone)
 }
 
 /// Drops a slot.
-pub(super) async fn drop(session: &Session, name: &str) -> Result<()> {
+pub(super) async fn remove(session: &Session, name: &str) -> Result<()> {
     session.query_typed("SELECT pg_drop_replication_slot($1)::text", &[(&name, Type::TEXT)]).await?;
     Ok(())
 }
@@ -148,7 +168,12 @@ pub(super) fn explain(error: Error) -> Error {
         Some("42704") => {
             error.hint("a publication does not count for the log from before it was made: make the slot anew")
         }
-        Some("55000") => error.hint("set `wal_level = logical` and restart the server"),
+        Some("40001") => error.hint(
+            "set `hot_standby_feedback = on` on the replica: then its primary keeps the rows that are being read",
+        ),
+        Some("55000") => {
+            error.hint("set `wal_level = logical` and restart the server; of a replica, its primary too")
+        }
         _ => error,
     }
 }

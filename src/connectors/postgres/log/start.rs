@@ -8,13 +8,14 @@ use super::super::read::PostgresReading;
 use super::super::rows::{Pool, Shape};
 use super::super::wanted;
 use super::super::window::{self, Limit, Prepared, Start, Window};
+use super::end::end_of_log;
 use super::fold::Following;
 use super::needs::Asked;
-use super::peek::{Part, Seen, end_of_log, seen_now};
+use super::peek::{Part, Seen};
 use super::publication::{self, Published};
-use super::reading::{LogReading, Pass, in_parts};
+use super::reading::{LogReading, Pass, at_once, in_parts};
 use super::table::{self, Broken, Described, Wanted};
-use super::{needs, peek, place, slot};
+use super::{end, needs, peek, place, slot};
 use crate::clients::postgres::Session;
 use crate::connection::Connection;
 use crate::connectors::sql::{Number, Select};
@@ -42,8 +43,8 @@ struct Opening<'a> {
 enum Begin {
     /// With the whole table.
     Nothing,
-    /// In the middle of a first read.
-    FirstRead(Position, Followed),
+    /// In the middle of a first read, at this block.
+    FirstRead(u64, Followed),
     /// After a position.
     After(Followed),
 }
@@ -115,10 +116,25 @@ pub(in super::super) fn is_position(position: &Watermark) -> bool {
 
 /// Confirms what is durable in the lake. What fails here is found by the next pass.
 pub(in super::super) async fn acknowledge(session: &Session, position: &Watermark) -> Result<()> {
-    let Ok(Stored { position: Position::Log(at), .. }) = Stored::read(position) else { return Ok(()) };
+    let Ok(Stored { source, position: Position::Log(at), .. }) = Stored::read(position) else {
+        return Ok(());
+    };
     let slot = slot::look(session, &at.slot).await?;
     let behind = slot.and_then(|slot| slot.confirmed).is_some_and(|confirmed| confirmed < at.lsn);
-    if behind { slot::advance(session, &at.slot, at.lsn).await } else { Ok(()) }
+    if !behind {
+        return Ok(());
+    }
+    if source.is_some() && differs(&source, &discover::cluster(session).await) {
+        return Err(Error::new(ErrorKind::Transient, "another server answers than the one that was read")
+            .with("slot", &at.slot)
+            .hint("of several hosts each has slots of its own: name one host for the log"));
+    }
+    slot::advance(session, &at.slot, at.lsn).await
+}
+
+/// Whether two servers that say who they are, are two.
+fn differs(one: &Option<String>, other: &Option<String>) -> bool {
+    one.is_some() && other.is_some() && one != other
 }
 
 /// What comes of trying to follow the log.
@@ -157,7 +173,7 @@ impl<'a> Opening<'a> {
         let Some(watermark) = &self.request.from else { return Ok(Begin::Nothing) };
         let found = match Stored::read(watermark) {
             Ok(stored)
-                if self.source.is_some() && stored.source.is_some() && stored.source != self.source =>
+                if differs(&stored.source, &self.source) && !self.is_promoted(session, &stored).await? =>
             {
                 Err("it belongs to another server, or to one that was restored or failed over".to_owned())
             }
@@ -168,6 +184,22 @@ impl<'a> Opening<'a> {
             self.notes.push(format!("the stored position is not used: {why}; the whole table is read"));
             Begin::Nothing
         }))
+    }
+
+    /// Whether a position was read from this replica before it was promoted, or followed a server that was.
+    ///
+    /// Its slot is nowhere else, and confirmed by us at this very place: so the log before it is the one that was
+    /// read, and the timeline begins behind it. Another replica may have been promoted before it came so far.
+    async fn is_promoted(&self, session: &Session, stored: &Stored) -> Result<bool> {
+        let Position::Log(at) = &stored.position else { return Ok(false) };
+        let system = |source: &Option<String>| {
+            source.as_deref().and_then(|it| it.split('/').next()).map(str::to_owned)
+        };
+        if !at.on_replica || system(&stored.source) != system(&self.source) {
+            return Ok(false);
+        }
+        let slot = slot::look(session, &at.slot).await?;
+        Ok(slot.is_some_and(|slot| slot.confirmed == Some(at.lsn)))
     }
 
     async fn usable(&self, session: &Session, position: Position) -> Result<Result<Begin, String>> {
@@ -203,8 +235,8 @@ impl<'a> Opening<'a> {
             ));
         }
         Ok(Ok(match position {
-            Position::Log(_) => Begin::After(at),
-            first => Begin::FirstRead(first, at),
+            Position::FirstRead { done_to_block, .. } => Begin::FirstRead(done_to_block, at),
+            _ => Begin::After(at),
         }))
     }
 
@@ -241,8 +273,10 @@ impl<'a> Opening<'a> {
 
     /// What the log is read with from a position.
     async fn pass(&mut self, session: &Session, at: &Followed) -> Result<Pass> {
-        let needed = at.ahead.as_ref().filter(|ahead| ahead.parts).map(|ahead| ahead.until);
-        let end = end_of_log(session, needed).await?;
+        let on_replica = session.server().standby;
+        let needed = at.ahead.as_ref().filter(|_| at_once(at)).map(|ahead| ahead.until);
+        // A replica that was started anew comes to where it was after a while, and another one later than this.
+        let end = end_of_log(session, needed.or(on_replica.then_some(at.lsn))).await?;
         let least = needed.map_or(at.lsn, |needed| needed.max(at.lsn));
         let (up_to, common) = match &self.request.log.up_to {
             Some(place) => place::bound(place, self.source.as_deref(), least, end)?,
@@ -268,6 +302,7 @@ impl<'a> Opening<'a> {
             common,
             messages: peek::messages(self.request.log.commit_bytes.unwrap_or(self.request.portion_bytes)),
             asked: self.asked,
+            on_replica,
         })
     }
 
@@ -276,7 +311,7 @@ impl<'a> Opening<'a> {
         match self.over_budget(&session, &at).await? {
             Some(told) if self.request.log.on_slot_lag == OnSlotLag::Resnapshot => {
                 // The server needs the room now, not when the table is read.
-                slot::drop(&session, &at.slot).await?;
+                slot::remove(&session, &at.slot).await?;
                 return Ok(Followable::No(session, at, Broken(format!("{told}; the slot was made anew"))));
             }
             told => self.notes.extend(told),
@@ -307,15 +342,10 @@ impl<'a> Opening<'a> {
     /// Prepares to read the table, and the log from before that on.
     async fn whole(mut self, session: &Session, begin: Begin, continues: bool) -> Result<Prepared> {
         let (start, mut at) = match begin {
-            Begin::FirstRead(position, at) => match position {
-                Position::FirstRead { done_to_block, .. } => {
-                    (Start::Block(Position::Log(at.clone()), done_to_block), at)
-                }
-                _ => return Err(Error::new(ErrorKind::Internal, "a first read of another kind")),
-            },
+            Begin::FirstRead(block, at) => (Start::Block(Position::Log(at.clone()), block), at),
             _ => (Start::Nothing, self.secure(session).await?),
         };
-        peek::settle(session).await?;
+        let seen_for_sure = end::seen_for_sure(session).await?;
         self.relation = window::begin(session, &self.relation).await?;
         let now = Described::of(&self.relation, "");
         if !at.table.same_columns(&now) {
@@ -323,11 +353,14 @@ impl<'a> Opening<'a> {
                 .with("table", &self.relation.id)
                 .hint("the next pass reads it as it is then"));
         }
-        let (snapshot, until) = seen_now(session).await?;
+        let (snapshot, until) = end::seen_now(session).await?;
         at.ahead = Some(match at.ahead {
             // What the parts before have not seen comes from the log, this part's too.
             Some(before) => Ahead { until, parts: true, ..before },
-            None => Ahead { snapshot, until, parts: false },
+            None => {
+                at.lsn = seen_for_sure.map_or(at.lsn, |seen| seen.max(at.lsn));
+                Ahead { snapshot, until, parts: false }
+            }
         });
         let mut request = self.request.clone();
         if self.may_lack_values(session).await? {
@@ -372,6 +405,7 @@ impl<'a> Opening<'a> {
             publication,
             lsn,
             seen: Number(self.asked.seconds()),
+            on_replica: session.server().standby,
             ahead: None,
             table,
         })
@@ -388,7 +422,7 @@ impl<'a> Opening<'a> {
         Ok(match there {
             // A publication does not count for the log from before it was made.
             Some(slot) if mine && (slot.is_lost() || published) => {
-                slot::drop(session, name).await?;
+                slot::remove(session, name).await?;
                 slot::create(session, name).await?
             }
             Some(slot) if slot.is_lost() => {
