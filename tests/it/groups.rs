@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::fixture::{self, Database, Pipeline, Ran};
+use crate::fixture::{self, Database, Pipeline};
 use crate::postgres_log_model::{DROP_SLOTS, Dice, write};
 use crate::serve::{PATIENCE, Server};
 
@@ -126,10 +126,6 @@ fn reported(reports: &[Value]) -> &Value {
     first
 }
 
-fn was_killed(ran: &Ran) -> bool {
-    ran.code.is_none_or(|code| code != 0)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_checkpoint_is_a_state_that_was() {
     let Some(pg) = fixture::postgres().await else { return };
@@ -149,8 +145,7 @@ async fn every_checkpoint_is_a_state_that_was() {
         .into();
     // In first reads, in passes, and on both sides of the commit of a checkpoint.
     for faults in ["after_commit=return(kill)", "before_checkpoint=return(kill)"] {
-        let ran = pipeline.run_with_faults(&SYNC, faults);
-        assert!(was_killed(&ran), "{faults} did not come by: {ran:?}");
+        pipeline.dies(&SYNC, faults);
     }
     assert!(pipeline.run(&["checkpoints", "bank"]).stdout.lines().count() <= 1, "nobody came so far");
     let first = pipeline.json(&SYNC);
@@ -160,8 +155,7 @@ async fn every_checkpoint_is_a_state_that_was() {
         "before_checkpoint=return(kill)",
         "after_checkpoint=return(kill)",
     ] {
-        let ran = pipeline.run_with_faults(&["sync", "--parallel", "2"], faults);
-        assert!(was_killed(&ran), "{faults} did not come by: {ran:?}");
+        pipeline.dies(&["sync", "--parallel", "2"], faults);
         if faults.starts_with("before") {
             source.run(EMPTIED).await;
         }
