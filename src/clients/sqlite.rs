@@ -1,7 +1,7 @@
 //! Finds and opens a SQLite file, and turns its errors into ours.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection as Database, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long to wait for a lock that another process holds: writers of a well-kept database are
 /// done in far less, and a pass that gives up is simply repeated.
 const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Runs something that blocks, on a thread of its own: whoever waits for a lock must not keep others
 /// from the few threads that there are for files.
@@ -92,10 +93,7 @@ impl File {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Database::open_with_flags(&self.path, flags)
             .and_then(check)
-            .and_then(|database| {
-                database.pragma_update(None, "journal_mode", "wal")?;
-                Ok(database)
-            })
+            .and_then(in_wal_mode)
             .map_err(|error| self.error(error))
     }
 
@@ -139,6 +137,22 @@ fn check(database: Database) -> rusqlite::Result<Database> {
     // The first read finds out whether the file is a database at all.
     database.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(database)
+}
+
+/// Of two who make a file, one may be told at once that it is locked: for this SQLite does not wait by itself.
+fn in_wal_mode(database: Database) -> rusqlite::Result<Database> {
+    let began = Instant::now();
+    loop {
+        match database.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && began.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            outcome => return outcome.map(|()| database),
+        }
+    }
 }
 
 fn translate(error: rusqlite::Error) -> Error {

@@ -10,8 +10,9 @@ use super::chance::Chance;
 use crate::error::{Error, ErrorKind, Result};
 use crate::faults;
 
-/// What no pass of such small tables takes: then it hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// What no pass of such small tables takes: then it hangs. A first read in a hundred portions takes minutes where
+/// everybody else goes first.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How often we look whether a process has ended: the grain of the moments at which it is killed.
 const LOOK: Duration = Duration::from_millis(2);
 /// How many passes are killed one after the other.

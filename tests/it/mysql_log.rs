@@ -271,6 +271,7 @@ async fn what_the_log_does_not_say_is_read_from_the_table() {
     for (sql, why) in [
         ("DELETE FROM parent WHERE id = 3", "a foreign key may have changed rows"),
         ("UPDATE parent SET id = 30 WHERE id = 4", "a foreign key may have changed rows"),
+        ("DELETE FROM parent WHERE id = 5;\nALTER TABLE t DROP FOREIGN KEY t_ibfk_1", "were altered"),
         ("ALTER TABLE t ADD COLUMN filled int DEFAULT 5", "its columns are others"),
         ("ALTER TABLE t MODIFY filled bigint", "its columns are others"),
         (

@@ -62,6 +62,18 @@ async fn kept(source: &Database) -> String {
     source.text(&format!("select count(*) from _frazil.{table}")).await
 }
 
+/// What the lake has is removed; with a later pass, where somebody else's transaction was open on the server.
+async fn assert_pruned(source: &Database, pipeline: &Pipeline) {
+    for _ in 0..20 {
+        if kept(source).await == "0" {
+            return;
+        }
+        source.run("update t set id = id").await;
+        pipeline.ok(&["run"]);
+    }
+    panic!("what the lake has is not removed");
+}
+
 const T: &str = "select * from t";
 const STREAM: &[&str] = &["public.t: { change: trigger }"];
 
@@ -91,7 +103,7 @@ async fn what_triggers_write_down_arrives() {
         .await;
     assert_eq!(extent(&changed), "log", "{changed}");
     assert!(changed["extract"]["rows"].as_u64().unwrap() < 220, "{changed}");
-    assert_eq!(kept(&triggers.source).await, "0", "what the lake has is removed");
+    assert_pruned(&triggers.source, &triggers.pipeline).await;
     // Nothing happened: nothing is written.
     let idle = triggers.run(T).await;
     assert_eq!(idle["verdict"], "nothing_to_do", "{idle}");
@@ -328,7 +340,7 @@ async fn what_the_application_may_and_what_we_may() {
     let report = pipeline.json(&["run"]).remove(0);
     assert_eq!((extent(&report), report["extract"]["rows"].as_u64()), ("log", Some(2)), "{report}");
     assert_same(&source, &target, T).await;
-    assert_eq!(kept(&source).await, "0");
+    assert_pruned(&source, &pipeline).await;
     source
         .run(&format!("drop owned by \"{reader}\"; drop owned by \"{application}\"; drop role \"{reader}\"; drop role \"{application}\""))
         .await;

@@ -183,7 +183,8 @@ async fn it_answers_over_tls_and_takes_up_a_renewed_certificate() {
     // Whoever does not speak TLS gets no answer, and disturbs nobody.
     let mut plain = TcpStream::connect(&at).unwrap();
     plain.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(plain, "GET /health HTTP/1.1\r\nhost: {at}\r\n\r\n").unwrap();
+    // The server may hang up in the middle of it.
+    let _ = write!(plain, "GET /health HTTP/1.1\r\nhost: {at}\r\n\r\n");
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");

@@ -172,7 +172,7 @@ impl State {
                 "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES WHERE VARIABLE_NAME IN \
                  ('lower_case_table_names', 'log_bin', 'binlog_format', 'binlog_row_image', 'server_id') \
                  UNION ALL SELECT 'log_replica_updates', 'ON' UNION ALL SELECT 'binlog_expire_logs_seconds', '2592000' \
-                 UNION ALL SELECT 'gtid_mode', '{mode}'"
+                 UNION ALL SELECT 'version', '8.0.39' UNION ALL SELECT 'gtid_mode', '{mode}'"
             )
         } else if sql.contains("@master_binlog_checksum") {
             format!("{sql}, @mariadb_slave_capability = 4")

@@ -39,6 +39,8 @@ pub(super) struct About {
     pub(super) end: Option<At>,
     /// Why the end of the log is not known.
     pub(super) refused: Option<Error>,
+    /// MySQL's: 8.0.39 is (8, 0, 39).
+    pub(super) version: (u16, u16, u16),
     /// MySQL: whether all transactions have numbers.
     pub(super) gtid_mode: String,
     /// MySQL: the transactions that it has, and those of them that are not in its log any more.
@@ -53,7 +55,7 @@ pub(super) struct About {
 /// The settings that matter, of both servers; each has some of them.
 const SETTINGS: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('lower_case_table_names', 'log_bin', 'binlog_format', \
      'binlog_row_image', 'expire_logs_days', 'binlog_expire_logs_seconds', 'log_slave_updates', 'log_replica_updates', \
-     'server_id', 'gtid_mode', 'binlog_row_value_options', 'show_gipk_in_create_table_and_information_schema')";
+     'server_id', 'version', 'gtid_mode', 'binlog_row_value_options', 'show_gipk_in_create_table_and_information_schema')";
 
 /// Looks at everything.
 pub(super) async fn look(session: &mut Session, relation: &Relation) -> Result<About> {
@@ -88,6 +90,7 @@ pub(super) async fn look(session: &mut Session, relation: &Relation) -> Result<A
         image: setting("binlog_row_image").to_owned(),
         keeps: days.max(number("binlog_expire_logs_seconds")),
         versioned: integer(row, 1) == Some(1),
+        version: version(setting("version")),
         gtid_mode: setting("gtid_mode").to_owned(),
         partial_json: !setting("binlog_row_value_options").is_empty(),
         hides_columns: setting("show_gipk_in_create_table_and_information_schema") == "OFF",
@@ -108,6 +111,14 @@ pub(super) async fn look(session: &mut Session, relation: &Relation) -> Result<A
         about.purged = snapshot::set(session, "gtid_purged").await?;
     }
     Ok(about)
+}
+
+/// The numbers that a version begins with: `8.0.39-0ubuntu`.
+fn version(text: &str) -> (u16, u16, u16) {
+    let mut numbers =
+        text.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    (next(), next(), next())
 }
 
 /// Whether the server is another one's replica.

@@ -47,6 +47,11 @@ impl Cascades {
         Ok(found)
     }
 
+    /// Databases and names of the tables that they come from.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.from.iter().map(|(schema, name)| (schema.as_str(), name.as_str()))
+    }
+
     /// Whether there are any.
     pub(super) fn any(&self) -> bool {
         !self.from.is_empty()

@@ -74,8 +74,6 @@ const HARMLESS_PARTS: &[&[&str]] = &[
     &["ADD", "PARTITION"],
     &["DROP", "INDEX"],
     &["DROP", "KEY"],
-    &["DROP", "CONSTRAINT"],
-    &["DROP", "FOREIGN"],
     &["DROP", "PRIMARY"],
     &["DROP", "CHECK"],
     &["ALTER"],
@@ -93,19 +91,16 @@ const HARMLESS_PARTS: &[&[&str]] = &[
 ];
 /// Words by which a new column has values, or stands elsewhere than at the end.
 const NOT_EMPTY: &[&str] =
-    &["DEFAULT", "NOT", "AS", "GENERATED", "AUTO_INCREMENT", "FIRST", "AFTER", "SERIAL"];
+    &["DEFAULT", "NOT", "AS", "GENERATED", "AUTO_INCREMENT", "FIRST", "AFTER", "SERIAL", "REFERENCES"];
+/// Words of a foreign key that changes rows. The catalog says which there are now, and the log is from before.
+const CASCADING: &[&str] = &["CASCADE", "SET"];
+/// Words in an ALTER TABLE that may concern a foreign key, or the name by which one knows the table.
+const OF_FOREIGN_KEYS: &[&str] = &["FOREIGN", "CONSTRAINT", "REFERENCES", "RENAME"];
 
 /// Reads a statement that was run in a database.
 pub(super) fn meaning(sql: &str, database: &str, schema: &str, table: &str) -> Meaning {
-    let mut tokens = tokens(sql);
-    // `SET STATEMENT max_statement_time = 10 FOR ALTER …` is that other statement.
-    if tokens.iter().map_while(Token::word).take(2).eq(["SET", "STATEMENT"]) {
-        let inner =
-            tokens.iter().position(|token| token.word().as_deref() == Some("FOR")).map_or(0, |at| at + 1);
-        tokens.drain(..inner);
-    }
-    let Some(Token::Word(verb)) = tokens.first() else { return Meaning::Nothing };
-    let verb = verb.to_ascii_uppercase();
+    let tokens = statement(sql);
+    let Some(verb) = tokens.first().and_then(Token::word) else { return Meaning::Nothing };
     let unknown = |what: &str| Meaning::Unknown(what.to_owned());
     if CHANGES.contains(&verb.as_str()) {
         return unknown("a statement that changes rows is in the log, and the rows are not");
@@ -135,6 +130,35 @@ pub(super) fn meaning(sql: &str, database: &str, schema: &str, table: &str) -> M
     }
 }
 
+/// Whether a statement may change which foreign keys lead from a table, or to it.
+pub(super) fn rewires(sql: &str, database: &str, schema: &str, table: &str) -> bool {
+    let tokens = statement(sql);
+    let words: Vec<String> = tokens.iter().filter_map(Token::word).collect();
+    let Some(verb) = tokens.first().and_then(Token::word) else { return false };
+    if !mentions(&tokens, database, schema, table) {
+        return false;
+    }
+    let about_tables = object(&words).is_some_and(|object| object == "TABLE");
+    match verb.as_str() {
+        "CREATE" => about_tables && subject(&tokens, database, schema, table),
+        "DROP" => about_tables,
+        "RENAME" => true,
+        "ALTER" => about_tables && words.iter().any(|word| OF_FOREIGN_KEYS.contains(&word.as_str())),
+        _ => false,
+    }
+}
+
+/// The pieces of a statement. `SET STATEMENT max_statement_time = 10 FOR ALTER …` is that other statement.
+fn statement(sql: &str) -> Vec<Token> {
+    let mut tokens = tokens(sql);
+    if tokens.iter().map_while(Token::word).take(2).eq(["SET", "STATEMENT"]) {
+        let inner =
+            tokens.iter().position(|token| token.word().as_deref() == Some("FOR")).map_or(0, |at| at + 1);
+        tokens.drain(..inner);
+    }
+    tokens
+}
+
 /// What kind of thing a CREATE, ALTER or DROP is about.
 fn object(words: &[String]) -> Option<&str> {
     let known = |word: &&String| *word == "TABLE" || OTHER_OBJECTS.contains(&word.as_str());
@@ -145,6 +169,11 @@ fn object(words: &[String]) -> Option<&str> {
 fn altered(tokens: &[Token]) -> Meaning {
     // The parts begin behind the name, which may have a database before it.
     let named = tokens.iter().position(|token| token.word().as_deref() == Some("TABLE")).unwrap_or(0) + 1;
+    if tokens.iter().take(named).any(|token| token.word().as_deref() == Some("IGNORE")) {
+        return Meaning::Unknown(
+            "rows that a new index does not allow were deleted (`ALTER IGNORE`)".to_owned(),
+        );
+    }
     let mut from = named;
     while tokens.get(from).and_then(Token::word).is_some_and(|word| word == "IF" || word == "EXISTS") {
         from += 1;
@@ -170,7 +199,8 @@ fn altered(tokens: &[Token]) -> Meaning {
         let known = HARMLESS_PARTS
             .iter()
             .any(|known| words.iter().map(String::as_str).take(known.len()).eq(known.iter().copied()));
-        known || is_empty_column(part)
+        let cascades = part.iter().filter_map(Token::word).any(|word| CASCADING.contains(&word.as_str()));
+        known && !(words.first().is_some_and(|word| word == "ADD") && cascades) || is_empty_column(part)
     };
     match parts.iter().all(harmless) {
         true => Meaning::Nothing,
@@ -337,6 +367,33 @@ mod tests {
     }
 
     #[test]
+    fn what_leads_elsewhere_now() {
+        let rewires = |sql: &str| rewires(sql, "shop", "shop", "parent");
+        for sql in [
+            "ALTER TABLE parent DROP FOREIGN KEY f",
+            "alter table `shop`.`Parent` drop constraint f",
+            "ALTER TABLE lines ADD FOREIGN KEY (p) REFERENCES parent (id)",
+            "ALTER TABLE parent RENAME TO other",
+            "RENAME TABLE other TO parent",
+            "DROP TABLE a, parent",
+            "CREATE TABLE parent (id int)",
+        ] {
+            assert!(rewires(sql), "{sql}");
+        }
+        for sql in [
+            "ALTER TABLE parent ADD c int",
+            "ALTER TABLE other.parent DROP FOREIGN KEY f",
+            "DROP INDEX i ON parent",
+            "CREATE TABLE lines LIKE parent",
+            "TRUNCATE parent",
+            "BEGIN",
+            "",
+        ] {
+            assert!(!rewires(sql), "{sql}");
+        }
+    }
+
+    #[test]
     fn what_may_not() {
         for sql in [
             "TRUNCATE orders",
@@ -353,6 +410,11 @@ mod tests {
             "ALTER TABLE orders ADD c int NOT NULL",
             "ALTER TABLE orders ADD c int FIRST",
             "ALTER TABLE orders ADD COLUMN c int AS (a + 1)",
+            "ALTER TABLE orders ADD c int REFERENCES p (id) ON DELETE CASCADE",
+            "ALTER TABLE orders DROP FOREIGN KEY f, ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES p (id)",
+            "ALTER TABLE orders DROP CONSTRAINT f",
+            "ALTER TABLE orders ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES p (id) ON DELETE SET NULL",
+            "ALTER IGNORE TABLE orders ADD UNIQUE (a)",
             "ALTER TABLE orders ADD (c int, d int)",
             "ALTER TABLE orders ADD COLUMN IF NOT EXISTS c int",
             "ALTER TABLE orders TRUNCATE PARTITION p",

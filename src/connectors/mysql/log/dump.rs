@@ -12,7 +12,8 @@ use siphasher::sip::SipHasher13;
 use super::event::{self, Event, corrupt};
 use super::gtid::{Gtid, GtidSet, Source};
 use super::place::At;
-use crate::clients::mysql::{LogFrom, connect, number};
+use super::snapshot;
+use crate::clients::mysql::{LogFrom, number};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ReadRequest;
@@ -34,6 +35,8 @@ pub(super) struct Dump {
     pub(super) at: At,
     inside: Inside,
     connection: Connection,
+    /// Whose log it is.
+    server: u32,
     replica: u32,
 }
 
@@ -137,6 +140,7 @@ impl Dump {
     pub(super) async fn open(
         connection: &Connection,
         request: &ReadRequest,
+        server: u32,
         from: From<'_>,
     ) -> Result<Result<Self, String>> {
         let replica = replica(request);
@@ -145,10 +149,10 @@ impl Dump {
             // The server says it first.
             From::Without(_) | From::After(_) => At::new("", 0),
         };
-        Ok(match events(connection, replica, from).await {
+        Ok(match events(connection, server, replica, from).await {
             Ok(events) => {
                 let connection = connection.clone();
-                Ok(Self { events, at, inside: Inside::default(), connection, replica })
+                Ok(Self { events, at, inside: Inside::default(), connection, server, replica })
             }
             Err(error) => Err(unavailable(error)?),
         })
@@ -174,7 +178,7 @@ impl Dump {
                 ));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
-            self.events = events(&self.connection, self.replica, From::Place(&self.at)).await?;
+            self.events = events(&self.connection, self.server, self.replica, From::Place(&self.at)).await?;
             let again = |why: String| Error::new(ErrorKind::Transient, why);
             self.origin().await?.map_err(again)?;
         };
@@ -242,9 +246,9 @@ fn without_checksum<'a>(head: &[u8], body: &'a [u8]) -> &'a [u8] {
     if hasher.finalize() == u32::from_le_bytes(*checksum) { rest } else { body }
 }
 
-/// Asks for the log in a new session.
-async fn events(connection: &Connection, replica: u32, from: From<'_>) -> Result<BinlogStream> {
-    let session = connect(connection).await?;
+/// Asks a server for its log in a new session.
+async fn events(connection: &Connection, server: u32, replica: u32, from: From<'_>) -> Result<BinlogStream> {
+    let session = snapshot::connect_to(connection, server).await?;
     let from = match from {
         From::Place(at) => LogFrom::Place { file: &at.file, offset: at.offset() },
         From::Without(set) => LogFrom::Without(set.sids().ok_or_else(corrupt)?),

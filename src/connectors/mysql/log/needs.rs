@@ -10,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Arrangement, Finding, Goal, ReadRequest, Severity};
 use crate::table::TableKind;
 
+/// The first MySQL that completes distributed transactions in the log and in the storage engine as one.
+const OLDEST: (u16, u16, u16) = (8, 0, 30);
+
 impl About {
     /// Refuses what cannot be read from the log; the first reason of several.
     pub(super) fn check(&self, relation: &Relation, request: &ReadRequest) -> Result<()> {
@@ -88,6 +91,13 @@ impl About {
                  caught up `SET PERSIST gtid_mode = ON`",
             ));
         }
+        if self.version < OLDEST {
+            let (major, minor, patch) = OLDEST;
+            let message = format!("the log of a MySQL before {major}.{minor}.{patch} is not read");
+            problems.push(Error::new(ErrorKind::Unsupported, message).hint(
+                "there a distributed transaction can count as done before it is to be seen: use another `change`",
+            ));
+        }
         if self.hides_columns {
             let message = "the server hides keys that it made itself, and the log has them".to_owned();
             let hint = "run `SET PERSIST show_gipk_in_create_table_and_information_schema = ON`";
@@ -147,7 +157,7 @@ pub(in super::super) async fn findings(
     };
     if let Some(end) = &about.end {
         // A right is found out by asking for what needs it: a list of grants names roles and patterns.
-        let opened = match Dump::open(connection, request, From::Place(end)).await {
+        let opened = match Dump::open(connection, request, about.server, From::Place(end)).await {
             Ok(Ok(mut dump)) => dump.origin().await.map(drop),
             Ok(Err(_)) => Ok(()),
             Err(error) => Err(error),
@@ -164,6 +174,11 @@ pub(in super::super) async fn findings(
             );
             find(Severity::Note, message, None);
         }
+    }
+    if about.filters.iter().any(|names| !names.is_empty()) {
+        let message = "the server logs some databases only (`binlog_do_db`, `binlog_ignore_db`), and statements by the \
+                       database that a session is in: a TRUNCATE or ALTER of the table from elsewhere is in no log";
+        find(Severity::Warning, message.to_owned(), None);
     }
     if about.partial_json {
         let message = "the server logs parts of JSON values (`binlog_row_value_options`): after such a change \

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::discover::Relation;
 use super::cascades::Cascades;
 use super::compressed::unpacked;
-use super::ddl::{Meaning, meaning};
+use super::ddl::{Meaning, meaning, rewires};
 use super::domains::Domains;
 use super::dump::{Dump, Origin};
 use super::event::{Event, Number, Xa, corrupt};
@@ -191,6 +191,10 @@ impl<'a> Scan<'a> {
                 }
                 if let Meaning::Unknown(why) = meaning(&sql, database, id.schema_or(""), &id.name) {
                     return Ok(Some(why));
+                }
+                let mut sources = self.watched.cascades.sources();
+                if sources.any(|(schema, name)| rewires(&sql, database, schema, name)) {
+                    return unknown("a table was altered from which a foreign key leads to it");
                 }
             }
             Event::Table(map) => return self.table(&map),

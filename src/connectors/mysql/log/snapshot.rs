@@ -94,16 +94,29 @@ pub(super) async fn end(session: &mut Session) -> Result<Option<End>> {
     }))
 }
 
+/// A new session with a server. Behind a name that moves, or a proxy, another one may answer than before: its
+/// places are of another log.
+pub(super) async fn connect_to(connection: &Connection, server: u32) -> Result<Session> {
+    let mut session = connect(connection).await?;
+    let rows = session.rows("SELECT @@GLOBAL.server_id").await?;
+    if rows.first().and_then(|row| integer(row, 0)) == Some(i64::from(server)) {
+        return Ok(session);
+    }
+    Err(Error::new(ErrorKind::Transient, "the connection leads to another server than a moment before")
+        .hint("let it lead to one server: the next pass asks that one alone"))
+}
+
 /// As many sessions as can be had that see the database at the same moment, the first one among them.
 pub(super) async fn several(
     connection: &Connection,
+    server: u32,
     first: Session,
     count: usize,
 ) -> Result<(Vec<Session>, Moment)> {
     // Whether two snapshots of MySQL show the same cannot be known.
     let count = if first.server().mariadb { count } else { 1 };
     let mut sessions = vec![first];
-    sessions.extend(try_join_all((1..count).map(|_| connect(connection))).await?);
+    sessions.extend(try_join_all((1..count).map(|_| connect_to(connection, server))).await?);
     let mut moments = try_join_all(sessions.iter_mut().map(begin)).await?;
     for _ in 1..ATTEMPTS {
         if moments.iter().all(|moment| *moment == moments[0]) {

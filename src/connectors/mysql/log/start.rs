@@ -210,7 +210,13 @@ impl<'a> Opening<'a> {
         }
         match (&known, &place.gtids) {
             (Some(known), _) => self.opened(From::Without(known)).await,
-            (None, Some(last)) if Domains::parse(last).is_some() => self.opened(From::After(last)).await,
+            (None, Some(last)) => match Domains::parse(last) {
+                Some(domains) => match lacking(session, &domains).await? {
+                    None => self.opened(From::After(last)).await,
+                    why => Ok(Err(why.unwrap_or(gap))),
+                },
+                None => Ok(Err(gap)),
+            },
             _ => Ok(Err(gap)),
         }
     }
@@ -244,7 +250,7 @@ impl<'a> Opening<'a> {
     }
 
     async fn opened(&self, from: From<'_>) -> Result<Found> {
-        let mut dump = match Dump::open(self.connection, self.request, from).await? {
+        let mut dump = match Dump::open(self.connection, self.request, self.about.server, from).await? {
             Ok(dump) => dump,
             Err(gap) => return Ok(Err(gap)),
         };
@@ -328,7 +334,8 @@ impl<'a> Opening<'a> {
         let in_ranges = Keyset::of(&self.relation, &self.request.key).is_some()
             && self.relation.bytes.is_some_and(|bytes| bytes > SMALLEST_RANGE_BYTES);
         let count = if in_ranges { self.request.parallel.max(1) } else { 1 };
-        let (mut sessions, moment) = snapshot::several(self.connection, session, count).await?;
+        let (mut sessions, moment) =
+            snapshot::several(self.connection, self.about.server, session, count).await?;
         self.check_same(&mut sessions[0]).await?;
         let after = match begin {
             Begin::FirstRead(first) => {
@@ -358,6 +365,15 @@ impl<'a> Opening<'a> {
         }
         Ok(Box::new(MysqlReading::in_snapshot(self.connection, sessions, prepared, idle)))
     }
+}
+
+/// Why another MariaDB cannot go on after these transactions.
+async fn lacking(session: &mut Session, domains: &Domains) -> Result<Option<String>> {
+    let rows = session.rows("SELECT @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos").await?;
+    let (logged, applied) = rows.first().map(|row| (text(row, 0), text(row, 1))).unwrap_or_default();
+    Ok(domains.lacking(&logged, &applied).map(|domain| {
+        format!("the log of the server that took over lacks what was read (domain {domain}): it is behind, or did not log what came from its primary")
+    }))
 }
 
 /// The last transaction of each domain before a place of MariaDB's log. `None`: it does not say.
