@@ -132,6 +132,63 @@ async fn replicated(pg: &Postgres, name: &str) -> Option<(Database, Database, Re
     Some((source, target, replica))
 }
 
+/// The stream follows the primary; the replica keeps its slot, and takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_a_replica_keeps_outlives_a_failover() {
+    let Some(pg) = fixture::postgres().await else { return };
+    let (source, target) = two_databases(&pg, "log_failover").await;
+    if source.text("select current_setting('server_version_num')::int >= 170000").await != "t" {
+        return eprintln!(
+            "skipped: the server is older than Postgres 17; versions.rs runs this on newer ones"
+        );
+    }
+    source.run(SCHEMA).await;
+    let Some(replica) = Replica::of(&pg) else { return };
+    let there = replica.database(&source);
+    replica.url(&source).await;
+    let own = format!("own_{}", source.name());
+    source.run(&format!("select pg_create_physical_replication_slot('{own}')")).await;
+    set(&there, "primary_slot_name", &own).await;
+    give_feedback(&there).await;
+    let follows = there.text("show primary_conninfo").await;
+    set(&there, "primary_conninfo", &format!("{follows} dbname=postgres")).await;
+    set(&there, "sync_replication_slots", "on").await;
+
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &[STREAM]);
+    run(&pipeline, &["run"]).await;
+    let kept = "from pg_replication_slots where database = current_database() and failover and not temporary";
+    let (count, confirmed) =
+        (format!("select count(*) {kept}"), format!("select confirmed_flush_lsn {kept}"));
+    // It takes a slot over once the primary needs nothing older for it than the replica has, and then follows it.
+    let mut id = 5000;
+    while there.text(&count).await == "0" {
+        id += 1;
+        source.run(&format!("insert into t values ({id}, 'new'); select pg_log_standby_snapshot()")).await;
+        assert_eq!(extent(&run(&pipeline, &["run"]).await), "log");
+        assert!(id < 5100, "the replica does not take the slot over");
+    }
+    while there.text(&confirmed).await != source.text(&confirmed).await {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    promote(&there).await;
+    there.run("insert into t values (3000, 'after'); delete from t where id < 10").await;
+    pipeline.rewrite(&there.url(), &target.url(), &Default::default(), &[STREAM]);
+    let reports = run(&pipeline, &["run"]).await;
+    assert!(extent(&reports) == "log" && reports[0]["extract"]["read"] == 10, "{reports:#?}");
+    assert_same(&there, &target, T).await;
+    there.run("update t set a = 'again' where id = 3000").await;
+    assert_eq!(extent(&run(&pipeline, &["run"]).await), "log");
+    assert_same(&there, &target, T).await;
+    // The primary that was comes back without that.
+    source.run("update t set a = 'alone' where id = 20").await;
+    pipeline.rewrite(&source.url(), &target.url(), &Default::default(), &[STREAM]);
+    let reports = run(&pipeline, &["run"]).await;
+    assert!(extent(&reports) == "whole" && noted(&reports, "failed over"), "{reports:#?}");
+    assert_same(&source, &target, T).await;
+    drop(replica);
+    source.run(&format!("select pg_drop_replication_slot('{own}')")).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_followed_through_its_promotion() {
     let Some(pg) = fixture::postgres().await else { return };

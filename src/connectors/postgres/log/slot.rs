@@ -34,6 +34,8 @@ pub(super) struct Slot {
     pub(super) kept_from: Option<Lsn>,
     /// Why it is of no use any more.
     lost: Option<String>,
+    /// Whether replicas of the server may keep it too.
+    pub(super) outlives_failover: bool,
 }
 
 /// The name of the slot and the publication that a stream makes for itself.
@@ -55,7 +57,8 @@ pub(super) async fn look(session: &Session, name: &str) -> Result<Option<Slot>> 
          s.confirmed_flush_lsn::text, s.restart_lsn::text, \
          coalesce(to_jsonb(s)->>'invalidation_reason', \
                   CASE WHEN to_jsonb(s)->>'conflicting' = 'true' THEN 'rows_removed' END, \
-                  CASE WHEN s.wal_status = 'lost' OR s.restart_lsn IS NULL THEN 'its log was removed' END) \
+                  CASE WHEN s.wal_status = 'lost' OR s.restart_lsn IS NULL THEN 'its log was removed' END), \
+         coalesce(to_jsonb(s)->>'failover' = 'true', false) \
          FROM pg_replication_slots s WHERE s.slot_name = $1";
     let rows = session.query_typed(sql, &[(&name, Type::TEXT)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -67,6 +70,7 @@ pub(super) async fn look(session: &Session, name: &str) -> Result<Option<Slot>> 
         confirmed: lsn(row.get(3)),
         kept_from: lsn(row.get(4)),
         lost: row.get::<_, Option<String>>(5).map(|reason| plain(&reason)),
+        outlives_failover: row.get(6),
     }))
 }
 
@@ -130,10 +134,17 @@ impl Slot {
     }
 }
 
+/// The first version whose replicas can keep a slot of their primary's (`sync_replication_slots`).
+const KEPT_BY_REPLICAS: u32 = 170_000;
+
 /// Makes a slot. The server waits for the transactions that are open.
 pub(super) async fn create(session: &Session, name: &str) -> Result<Slot> {
+    let server = session.server();
     let create = async {
-        let sql = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')::text";
+        let sql = match server.version >= KEPT_BY_REPLICAS && !server.standby {
+            true => "SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)::text",
+            false => "SELECT pg_create_logical_replication_slot($1, 'pgoutput')::text",
+        };
         let created = session.query_typed(sql, &[(&name, Type::TEXT)]).await;
         created.map(drop).map_err(|error| explain(error.into()))
     };

@@ -186,20 +186,23 @@ impl<'a> Opening<'a> {
         }))
     }
 
-    /// Whether a position was read from this replica before it was promoted, or followed a server that was.
+    /// Whether a position was read from this replica before it was promoted, or from the primary whose slot it kept,
+    /// or followed a server that was.
     ///
-    /// Its slot is nowhere else, and confirmed by us at this very place: so the log before it is the one that was
-    /// read, and the timeline begins behind it. Another replica may have been promoted before it came so far.
+    /// A slot that was made on a replica is nowhere else. One that a replica keeps for its primary goes no further
+    /// than the log that it has. If it is confirmed at this very place, the log before it is the one that was read,
+    /// and the timeline begins behind it. Another replica may have been promoted before it came so far.
     async fn is_promoted(&self, session: &Session, stored: &Stored) -> Result<bool> {
         let Position::Log(at) = &stored.position else { return Ok(false) };
         let system = |source: &Option<String>| {
             source.as_deref().and_then(|it| it.split('/').next()).map(str::to_owned)
         };
-        if !at.on_replica || system(&stored.source) != system(&self.source) {
+        if system(&stored.source) != system(&self.source) {
             return Ok(false);
         }
         let slot = slot::look(session, &at.slot).await?;
-        Ok(slot.is_some_and(|slot| slot.confirmed == Some(at.lsn)))
+        let kept = |slot: &slot::Slot| at.on_replica || slot.outlives_failover;
+        Ok(slot.is_some_and(|slot| kept(&slot) && slot.confirmed == Some(at.lsn)))
     }
 
     async fn usable(&self, session: &Session, position: Position) -> Result<Result<Begin, String>> {
